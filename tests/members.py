@@ -10,11 +10,13 @@ from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.sealed_secret import Passphrase
 from fedpp.keys.site_identity import SiteIdentity
+from fedpp.protocol.coordinator_identity import CoordinatorIdentity, CoordinatorNames
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Proof, Run, Statement
 
 SECRET_WORDS = b"correct horse battery"
 EAST, WEST = SiteIdentity("East", bytes([1] * 32)), SiteIdentity("West", bytes([2] * 32))
 DOMAIN_CA = DomainCA(bytes([3] * 32))
+TOLD = CoordinatorIdentity("ca" * 32, "hub.example.org")
 
 
 def cheap(text: bytes = SECRET_WORDS) -> Passphrase:
@@ -34,12 +36,13 @@ def membership(identity: SiteIdentity, domain: KeyDomain) -> key_store.Site:
 
 def run_of(card: DomainCard, nonce: str, number: str = "1") -> Run:
     """Return a run of this domain, of no bundle."""
-    return Run(card.ca_key, card.fingerprint, nonce, number, NO_BUNDLE)
+    return Run(card.ca_key, card.fingerprint, nonce, number, NO_BUNDLE, CoordinatorNames.only(TOLD))
 
 
 def proof(identity: SiteIdentity, card: DomainCard, nonce: str, /, **change: object) -> Proof:
     """Return the proof of membership that a site signs now for run 1, its statement with these changes."""
-    statement = Statement(nonce, "1", int(time.time()), PROTOCOL, card.fingerprint, identity.name, "cd" * 32, NO_BUNDLE)
+    facts = (PROTOCOL, card.fingerprint, identity.name, "cd" * 32, NO_BUNDLE, TOLD)
+    statement = Statement(nonce, "1", int(time.time()), *facts)
     statement = replace(statement, **change)
     signature = identity.sign("statement", statement.content())
     return Proof(statement, signature, DOMAIN_CA.certify(identity.request(), card))

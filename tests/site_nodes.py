@@ -28,6 +28,7 @@ from fedpp.keys.key_store import Site
 from fedpp.keys.site_identity import SiteIdentity
 from fedpp.learning.initial_weights import encrypted_initial_weights
 from fedpp.protocol import messages
+from fedpp.protocol.coordinator_identity import SIMULATED
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Proof, Statement
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.run_spec import RunSpec
@@ -169,7 +170,8 @@ def state_in(reply: RecordDict, domain: KeyDomain, *, masked: bool) -> GlobalSta
 def proof(domain: KeyDomain, name: str, number: int | None = None, **change: Any) -> Proof:
     """Return a fresh proof of a member of this name for run 1, its statement with these changes."""
     identity = SiteIdentity(name, bytes([NUMBERS[name] if number is None else number] * 32))
-    statement = Statement(NONCE, "1", int(time.time()), PROTOCOL, domain.card().fingerprint, name, "d" * 64, NO_BUNDLE)
+    facts = (PROTOCOL, domain.card().fingerprint, name, "d" * 64, NO_BUNDLE, SIMULATED)
+    statement = Statement(NONCE, "1", int(time.time()), *facts)
     statement = replace(statement, **change)
     certificate = DomainCA(domain.ca_seed()).certify(identity.request(), domain.card())
     return Proof(statement, identity.sign("statement", statement.content()), certificate)

@@ -14,9 +14,11 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from fedpp.errors import KeyFileError
 from fedpp.files import create_exclusively, replace
+from fedpp.protocol.coordinator_identity import CoordinatorNames, canonical_host
 from fedpp.tls import authority, general_name, issued, private_pem
 
 LOOPBACK = ("localhost", "127.0.0.1")
@@ -81,6 +83,16 @@ class Given:
                 f"the certificate {self.certificate} is valid from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, "
                 f"and it is {now:%Y-%m-%d %H:%M}: renew it, or set the clock"
             )
+
+
+def names_of(files: Certificates, given: Given | None) -> CoordinatorNames:
+    """Return what sites may be told of this coordinator: the names of its certificate, and each CA of its chain."""
+    chain = x509.load_pem_x509_certificates((given.certificate if given else files.server).read_bytes())
+    held = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    hosts = {canonical_host(str(name.value)) for name in held if isinstance(name, x509.DNSName | x509.IPAddress)}
+    authorities = [*(chain if given else []), *x509.load_pem_x509_certificates(files.ca.read_bytes())]
+    fingerprints = dict.fromkeys(authority.fingerprint(SHA256()).hex() for authority in authorities)
+    return CoordinatorNames(tuple(fingerprints), tuple(sorted({*hosts, *LOOPBACK})))
 
 
 def _reason(error: Exception) -> str:

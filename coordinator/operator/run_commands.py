@@ -126,6 +126,7 @@ def _started(folder: "RunState", texts: Sequence[str], given: Mapping[str, Any])
         initial_model.read(model, card.fingerprint)  # a file that cannot be read must not cost a wait for sites
     facts: Settings = {
         "card": card.to_json(),
+        "coordinator": "",  # as it is when a ServerApp is submitted
         "sites": given.get("sites") or _missing("--sites NUMBER"),
         "out": str(out),
         "initial-model": str(model.resolve()) if model else "",
@@ -151,7 +152,8 @@ def _resumed(folder: "RunState", texts: Sequence[str], given: Mapping[str, Any])
         before: Settings = json.loads(folder.configuration.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {folder.configuration}: {error}; start a new run, with --model") from None
-    facts = {name: before.pop(name) for name in ("card", "sites", "out", "initial-model")}
+    before["coordinator"] = ""
+    facts = {name: before.pop(name) for name in ("card", "coordinator", "sites", "out", "initial-model")}
     written = {name: value for name, value in given.items() if name not in ARGUMENTS}
     settings = run_config(texts, facts, before | written)
     before |= facts

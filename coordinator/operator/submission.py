@@ -74,11 +74,11 @@ class Submission:
         """Start a ServerApp; wait for SuperLink while it does not answer."""
         deadline, noted = time.monotonic() + float(self._settings["wait-seconds"]), False
         while not group.stopped.is_set():
+            previous, self._run = self._run, ""
             try:
                 with tempfile.TemporaryDirectory(prefix="fedpp-") as folder:
                     overrides = Path(folder) / "run.toml"
-                    overrides.write_text(to_toml(self._settings))
-                    previous, self._run = self._run, ""
+                    overrides.write_text(to_toml({**self._settings, "coordinator": self._state.coordinator()}))
                     command = ("run", str(self._folder.app), CONNECTION, "--run-config", str(overrides))
                     self._run = flower(self._state, *command)["run-id"]
             except FederationError as error:

@@ -24,7 +24,7 @@ from fedpp.processes import ProcessGroup, flower_environment
 
 from . import proxy
 from .address import LOOPBACK, Address
-from .coordinator_certificates import Certificates, Given, ensure
+from .coordinator_certificates import Certificates, Given, ensure, names_of
 from .supervision import supervise
 
 CONNECTION = "fedpp"  # name of the SuperLink connection in Flower's configuration
@@ -40,11 +40,21 @@ class State:
         self.folder = folder
         self.certificates = Certificates(folder / "tls")
         self.connection = folder / "flwr" / "config.toml"  # Flower's, with SuperLink's address for its commands
+        self.names = folder / "names.json"  # CoordinatorNames: what sites may be told of this coordinator
         self.database = folder / "superlink.sqlite"  # SuperLink's: nodes and runs
         self.last = folder / "last-run"  # holds the results folder of the last run
         self.log = folder / "servers.log"  # of servers and ServerApps since `up` started; the previous one ends in `.1`
         self.proxy = folder / "proxy"  # nginx's folder
         self.secret = folder / "superexec.secret"  # of SuperLink and its SuperExec, drawn anew at each start of `up`
+
+    def coordinator(self) -> str:
+        """Return the `CoordinatorNames`, JSON, that the last `up` wrote; raise `FederationError` if there are none."""
+        if not self.connection.exists():
+            raise FederationError(f"{self.folder} is no coordinator's state: start one with `up --state {self.folder}`")
+        try:
+            return self.names.read_text()
+        except OSError:
+            raise FederationError(f"{self.names} is missing: stop `up`, and start it again") from None
 
     def environment(self) -> dict[str, str]:
         """Return the environment in which Flower's commands find this state, and each other."""
@@ -77,6 +87,7 @@ def up(
             pass  # both at once: they must differ
         hosts = () if listen is None or listen.is_unspecified else (listen.host,)
         files = ensure(state.certificates.folder, (*hosts, *names))
+        replace(state.names, names_of(files, given).to_json().encode())
         replace(
             state.connection,
             f"[superlink]\ndefault = {json.dumps(CONNECTION)}\n\n[superlink.{CONNECTION}]\n"

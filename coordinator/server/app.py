@@ -21,6 +21,7 @@ from fedpp.config.run_config import RunConfig
 from fedpp.errors import FederationError, FedppError
 from fedpp.files import replace
 from fedpp.protocol import messages
+from fedpp.protocol.coordinator_identity import CoordinatorNames
 from fedpp.protocol.membership import NO_BUNDLE, NONCE_BYTES, Run
 from fedpp.protocol.run_record import BEFORE, CLEAR, RECORD, SEALED, FederationRecord
 from fedpp.protocol.run_spec import RunSpec
@@ -80,7 +81,8 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
     initial = initial_model.read(Path(config.initial_model), card.fingerprint) if config.initial_model else None
     bundle = grid.run.fab_hash or NO_BUNDLE  # hash of this code
     nonce = folder.nonce(secrets.token_hex(NONCE_BYTES))
-    run = Run(card.ca_key, card.fingerprint, nonce, str(grid.run.run_id), bundle)
+    names = CoordinatorNames.of_run(config.coordinator)
+    run = Run(card.ca_key, card.fingerprint, nonce, str(grid.run.run_id), bundle, names)
     if not config.secure_aggregation:
         folder.note("secure aggregation is OFF: this coordinator sees each site's updates, and the model")
     if chosen:

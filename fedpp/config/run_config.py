@@ -128,6 +128,7 @@ class RunConfig(RunSettings):
     card: str  # of the key domain whose members are admitted, JSON
     out: str  # folder for the federation's results
     initial_model: str = ""  # model.sealed, or model.npz, of an earlier run to start from
+    coordinator: str = ""  # its CoordinatorNames, JSON; empty in a simulation
 
     def __post_init__(self) -> None:
         """Refuse a sealed model for a run in clear."""
@@ -144,21 +145,25 @@ class RunConfig(RunSettings):
         return {name: ",".join(map(str, v)) if isinstance(v, list) else v for name, v in mapping}
 
     def reported(self) -> dict[str, str | int | float]:
-        """Return the settings for the run's record: no path and no card, but whether there was an initial model."""
-        private = {"card", "out"}  # the record names the domain
+        """Return the settings for the run's record: no path, card or host, but whether there was an initial model."""
+        private = {"card", "out", "coordinator"}  # the record names the domain
         public = {name: value for name, value in self.to_flower().items() if name not in private}
         return {**public, "initial-model": bool(self.initial_model)}
 
 
 @dataclass(frozen=True)
 class SiteConfig(Declared, label="site configuration", hyphens=True):
-    """The ClientApp's node configuration: five addresses inside its own hospital; the vault knows the site's name."""
+    """The ClientApp's node configuration: five addresses inside its own hospital, and the coordinator that it was told.
+
+    The vault knows the site's name. A simulation has no coordinator to be told of.
+    """
 
     dataset: Path  # folder of the encrypted dataset
     evaluation_key: Path
     vault: str  # gRPC address of the site's vault, such as unix:/run/fedpp/vault.sock
     policy: Path  # what the site allows
     work: Path  # folder that it may write to: models of finished runs, and its state in runs that are not finished
+    coordinator: str = ""  # CoordinatorIdentity, JSON
 
     @property
     def at_rest_key(self) -> Path:

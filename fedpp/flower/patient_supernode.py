@@ -17,16 +17,14 @@ Needed until: SuperLink lets a restarted node replace itself and names its reaso
 survives unexpected replies, and the retries cover broken handshakes and status 500.
 """
 
-import json
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Self, TextIO
+from typing import Any, NoReturn, TextIO
 
 import httpx
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, HEARTBEAT_PATIENCE
@@ -45,46 +43,14 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.start_client_internal import _pull_and_store_message, _push_messages
 
 from fedpp.errors import FederationError
-from fedpp.files import replace
 from fedpp.texts import printable
 
 from .message_in_hand import one_at_a_time
+from .node_record import NodeRecord, place_of
 
-NODE = "node.json"
 NOTICE_SECONDS = 5.0  # for the coordinator to query SuperLink and see the predecessor's requests fail
 POLL_SECONDS = 5.0
 WAIT_SECONDS = 2.5 * HEARTBEAT_PATIENCE * HEARTBEAT_DEFAULT_INTERVAL  # SuperLink forgets a node in 60 s
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
-
-
-@dataclass(frozen=True)
-class NodeRecord:
-    """SuperLink's number for this identity, and where its SuperNode runs, if it does."""
-
-    number: int
-    running: str = ""  # `place_of` the identity of a running SuperNode, or of one that was killed
-
-    def save(self, identity: Path) -> None:
-        """Write the record into the identity's folder."""
-        replace(identity / NODE, json.dumps(asdict(self)).encode())
-
-    @classmethod
-    def load(cls, identity: Path) -> Self | None:
-        """Read the record; return None before the first activation, and for a damaged file."""
-        try:
-            values = json.loads((identity / NODE).read_bytes())
-            return cls(int(values["number"]), str(values["running"]))
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
-
-
-def place_of(identity: Path) -> str:
-    """Return a text that differs for every copy of the folder, on any machine, and after each restart of the machine.
-
-    So a process that holds the folder's lock knows that a SuperNode recorded at this place has ended.
-    """
-    status = identity.stat()
-    return f"{status.st_dev}:{status.st_ino} {_BOOT.read_text().strip()}"
 
 
 class _RetryableErrors:
@@ -109,6 +75,7 @@ class RejoiningClient(FleetHttpClient):
 
     identity: Path
     public_key: Path
+    coordinator: str  # as the site was told
     hopeless: Path  # file for the reason why no further try can help
     notes: TextIO = sys.stderr  # of our notes, beside Flower's messages on stderr
 
@@ -145,7 +112,7 @@ class RejoiningClient(FleetHttpClient):
                         "end it, or give each site an identity of its own"
                     )
             else:
-                NodeRecord(response.node_id, running).save(self.identity)
+                NodeRecord(response.node_id, running, self.coordinator).save(self.identity)
                 _note(f"joined as node {response.node_id}")
                 return response
             if not noted:
@@ -158,7 +125,7 @@ class RejoiningClient(FleetHttpClient):
     def DeactivateNode(self, request: DeactivateNodeRequest) -> DeactivateNodeResponse:  # noqa: N802  Flower's name
         """Deactivate this node, so that SuperLink counts it as offline, and record that."""
         response = super().DeactivateNode(request)
-        NodeRecord(request.node_id).save(self.identity)
+        NodeRecord(request.node_id, coordinator=self.coordinator).save(self.identity)
         return response
 
     def _replace(self, before: NodeRecord) -> None:
@@ -183,12 +150,13 @@ class RejoiningClient(FleetHttpClient):
         raise FederationError(reason)  # for Flower to end on
 
 
-def run(identity: Path, public_key: Path, hopeless: Path, arguments: Sequence[str]) -> None:
+def run(identity: Path, public_key: Path, coordinator: str, hopeless: Path, arguments: Sequence[str]) -> None:
     """Run `flower-supernode` with its path and arguments, patched, in this process; it ends by a signal to itself.
 
-    `hopeless` is written if no further try can help, with the reason.
+    `coordinator` is recorded with the node's number. `hopeless` is written if no further try can help, with the reason.
     """
     RejoiningClient.identity, RejoiningClient.public_key, RejoiningClient.hopeless = identity, public_key, hopeless
+    RejoiningClient.coordinator = coordinator
     fleet_http_connection.FleetHttpClient = RejoiningClient  # type: ignore[attr-defined]
     pull, push = one_at_a_time(_pull_and_store_message, _push_messages)
     start_client_internal._pull_and_store_message = pull  # noqa: SLF001  Flower's

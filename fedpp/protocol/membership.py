@@ -20,10 +20,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from fedpp.errors import FederationError
+from fedpp.protocol.coordinator_identity import CoordinatorIdentity, CoordinatorNames
 from fedpp.texts import INVISIBLE
 from fedpp.values import Declared, Flat, Rule, hexadecimal, is_hex, rule, whole
 
-PROTOCOL = 1  # of the messages between coordinator and sites
+PROTOCOL = 2  # of the messages between coordinator and sites
 NONCE_BYTES = 32  # of a run
 MAX_AGE = timedelta(days=14)  # of a proof that a site counts another by
 CLOCK_SKEW = timedelta(hours=1)  # between two hospitals
@@ -129,6 +130,7 @@ class Statement(Declared, label="statement", error=FederationError):
     site: Annotated[str, SITE_NAME]
     dataset: Hash  # fingerprint of the dataset's manifest
     bundle: Hash  # of the app bundle that runs at the site; of nothing in a simulation
+    coordinator: CoordinatorIdentity  # as the site was told
 
     def content(self) -> bytes:
         """Return what is signed: the canonical JSON."""
@@ -155,6 +157,7 @@ class Run:
     nonce: str
     number: str  # Flower's
     bundle: str  # SHA-256
+    coordinator: CoordinatorNames
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,7 @@ class Proof(Declared, label="proof of membership", error=FederationError):
             )
         if (statement.domain, statement.nonce, statement.run) != (run.domain, run.nonce, run.number):
             raise FederationError(f"the proof of {statement.site} is for another run: it was replayed")
+        run.coordinator.require(statement.site, statement.coordinator)
         if statement.protocol != PROTOCOL:
             raise FederationError(
                 f"{statement.site} speaks protocol {statement.protocol}, not {PROTOCOL}: use one fedpp everywhere"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fedpp.config.run_config import MAX_SITES
 from fedpp.errors import FederationError
+from fedpp.protocol.coordinator_identity import CoordinatorIdentity
 from fedpp.protocol.membership import Proof, Run
 
 if TYPE_CHECKING:
@@ -29,14 +30,20 @@ class Participants:
     def others(self, site: str, run: Run, now: datetime) -> int:
         """Return the number of other members that take part; raise `FederationError` unless all of them prove it."""
         members = [(proof.certificate.member.site, proof.certificate.member.signing_key) for proof in self.proofs]
-        if site not in {name for name, _ in members}:
-            raise FederationError(f"the run's list of participants is without {site}: it did not join this run")
+        self.coordinator_of(site)
         if len({name for name, _ in members}) != len(members) or len({key for _, key in members}) != len(members):
             raise FederationError(_TWICE)
         for proof in self.proofs:  # after the names: each has two signatures to verify
             proof.require(run)
             proof.statement.require_fresh(now)
         return len(members) - 1
+
+    def coordinator_of(self, site: str) -> CoordinatorIdentity:
+        """Return the coordinator that a site's own proof names; raise `FederationError` if there is none."""
+        for proof in self.proofs:
+            if proof.certificate.member.site == site:
+                return proof.statement.coordinator
+        raise FederationError(f"the run's list of participants is without {site}: it did not join this run")
 
     def to_record(self) -> "ConfigRecord":
         """Return the record that carries them."""

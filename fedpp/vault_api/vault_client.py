@@ -13,6 +13,7 @@ from fedpp.config.hyperparameters import Dtype
 from fedpp.config.model_spec import ModelSpec
 from fedpp.config.task import Task
 from fedpp.errors import ConfigError, FederationError, VaultError
+from fedpp.protocol.coordinator_identity import CoordinatorIdentity
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.membership import Proof
@@ -90,11 +91,16 @@ class VaultClient(RunCalls):
         request = vault_pb2.InitialWeightsRequest(network=network.to_json(), seed=seed, dtype=dtype)
         return dict(chunks.from_chunks(self._replies(self._vault.InitialWeights, request)))
 
-    def sign(self, nonce: str, run: str, protocol: int, bundle: str) -> Proof:
-        """Return the site's proof of membership, for the run of this nonce and number and the bundle of this hash."""
+    def sign(self, nonce: str, run: str, protocol: int, bundle: str, coordinator: CoordinatorIdentity) -> Proof:
+        """Return the site's proof of membership, for the run of this nonce and number and the bundle of this hash.
+
+        It names the coordinator as the site was told.
+        """
         if not 0 <= protocol < ROUNDS:
             raise ConfigError(f"a protocol's number is a whole number from 0 to 2**32 - 1, got {protocol}")
-        request = vault_pb2.SignRequest(nonce=nonce, run=run, protocol=protocol, bundle=bundle)
+        request = vault_pb2.SignRequest(
+            nonce=nonce, run=run, protocol=protocol, bundle=bundle, coordinator=coordinator.to_json()
+        )
         reply = self._reply(self._vault.Sign, request, SECONDS)
         try:
             return Proof.from_json(reply.proof)

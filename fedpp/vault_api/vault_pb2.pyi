@@ -69,16 +69,18 @@ class InitialWeightsRequest(_message.Message):
     def __init__(self, network: _Optional[str] = ..., seed: _Optional[int] = ..., dtype: _Optional[str] = ...) -> None: ...
 
 class SignRequest(_message.Message):
-    __slots__ = ("nonce", "protocol", "bundle", "run")
+    __slots__ = ("nonce", "protocol", "bundle", "run", "coordinator")
     NONCE_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_FIELD_NUMBER: _ClassVar[int]
     nonce: str
     protocol: int
     bundle: str
     run: str
-    def __init__(self, nonce: _Optional[str] = ..., protocol: _Optional[int] = ..., bundle: _Optional[str] = ..., run: _Optional[str] = ...) -> None: ...
+    coordinator: str
+    def __init__(self, nonce: _Optional[str] = ..., protocol: _Optional[int] = ..., bundle: _Optional[str] = ..., run: _Optional[str] = ..., coordinator: _Optional[str] = ...) -> None: ...
 
 class SignReply(_message.Message):
     __slots__ = ("proof",)

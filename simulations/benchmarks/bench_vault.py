@@ -29,6 +29,7 @@ from fedpp.keys.encryption import SequenceCipher
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.key_store import Site
 from fedpp.keys.site_identity import SiteIdentity
+from fedpp.protocol.coordinator_identity import SIMULATED
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
 from fedpp.vault_api.vault_client import VaultClient
 from simulations.simulated_federation import ROOT
@@ -79,7 +80,7 @@ def _load(address: str, calls: int, clients: int) -> dict[str, Any]:
                         case "Evaluate":
                             connection.evaluate("test", logits)
                         case _:
-                            connection.sign("0" * 64, "1", PROTOCOL, NO_BUNDLE)
+                            connection.sign("0" * 64, "1", PROTOCOL, NO_BUNDLE, SIMULATED)
                 except VaultError as error:
                     errors.append(str(error))
                 seconds.append(time.perf_counter() - started)

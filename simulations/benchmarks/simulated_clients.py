@@ -46,10 +46,12 @@ from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.key_store import Site
 from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol import messages
+from fedpp.protocol.coordinator_identity import CoordinatorIdentity
 from fedpp.protocol.membership import PROTOCOL, Proof, Statement
 from fedpp.protocol.run_spec import RunSpec
 from fedpp.protocol.site_description import SiteDescription
 from sites.node.node_identity import PRIVATE_KEY
+from sites.node.reachability import Coordinator
 
 from .simulated_client import SimulatedClient
 
@@ -120,6 +122,7 @@ class Node:
 
     member: Member
     site: Site
+    coordinator: CoordinatorIdentity
     receive: Callable[[], tuple[Message, ObjectTree] | None]
     send: Callable[[Message, ObjectTree, float], tuple[set[str], str]]
     bundle_of: Callable[[int], str]
@@ -173,7 +176,7 @@ class Node:
     def _description(self, request: Message) -> RecordDict:
         run, card = request.metadata.run_id, self.site.domain.card()
         nonce, name = messages.DescribeRequest.read(request.content).nonce, self.site.identity.name
-        facts = (PROTOCOL, card.fingerprint, name, "d" * 64, self.bundle_of(run))
+        facts = (PROTOCOL, card.fingerprint, name, "d" * 64, self.bundle_of(run), self.coordinator)
         statement = Statement(nonce, str(run), int(time.time()), *facts)
         signature = self.site.identity.sign("statement", statement.content())
         proof = Proof(statement, signature, self.site.certificate)
@@ -223,10 +226,11 @@ def _serve(options: argparse.Namespace, identity: Path, shared: Shared, stopped:
     site = Site(DOMAIN, own, DomainCA(DOMAIN.ca_seed()).certify(own.request(), card))
     member = Member(described(identity.name), DOMAIN, held=shared.held, shared=shared)
     keys = key, key.public_key()
+    told = Coordinator.parse(options.superlink, Path(options.ca)).told()
     with http_request_response(options.superlink, False, options.ca, keys, max_wait_time=GONE_SECONDS) as connection:
         number, receive, send, get_run, _, pull, push, confirm = connection
         print(f"{READY}: {identity.name} is node {number}", flush=True)
-        Node(member, site, receive, send, lambda run: get_run(run).fab_hash, pull, push, confirm).serve(stopped)
+        Node(member, site, told, receive, send, lambda run: get_run(run).fab_hash, pull, push, confirm).serve(stopped)
 
 
 if __name__ == "__main__":

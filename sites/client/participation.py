@@ -21,9 +21,11 @@ from fedpp.cipher.domain_card import DomainCard
 from fedpp.cipher.evaluation_key import AnyKey
 from fedpp.config.hyperparameters import Dtype, Hyperparameters
 from fedpp.config.model_spec import ModelSpec
+from fedpp.config.run_config import SiteConfig
 from fedpp.dataset.encrypted_dataset import EncryptedDataset, open_key
 from fedpp.errors import DomainMismatchError, FederationError
 from fedpp.protocol import messages
+from fedpp.protocol.coordinator_identity import SIMULATED, CoordinatorIdentity, CoordinatorNames
 from fedpp.protocol.finding_counts import AnyCounts
 from fedpp.protocol.membership import Run
 from fedpp.protocol.participants import Participants
@@ -115,7 +117,7 @@ def participating(query: Query, run_spec: RunSpec) -> Iterator[Participation]:
     participants = Participants.from_record(messages.record(query.content, messages.PARTICIPANTS, ConfigRecord))
     membership = Membership(participants, query.run, query.bundle)
     with VaultClient(query.site.vault) as vault:
-        query.policy.require_participants(_other_sites(vault, membership))
+        query.policy.require_participants(_other_sites(vault, membership, told_coordinator(query.site)))
         aggregation = Masked(vault, membership) if run_spec.masked else Clear()
         cache = ReplyCache(query.site.work, participants.nonce)
         cache.require_masking(masked=run_spec.masked)
@@ -148,12 +150,18 @@ def has_state(content: RecordDict) -> bool:
     return messages.STATE in messages.record(content, messages.ARRAYS, ArrayRecord)
 
 
-def _other_sites(vault: VaultClient, membership: Membership) -> int:
+def told_coordinator(site: SiteConfig) -> CoordinatorIdentity:
+    """Return the coordinator that the site was told of; a simulation has none."""
+    return CoordinatorIdentity.from_json(site.coordinator) if site.coordinator else SIMULATED
+
+
+def _other_sites(vault: VaultClient, membership: Membership, told: CoordinatorIdentity) -> int:
     """Return how many other members participate; raise `FederationError` if one did not prove its membership."""
     info = vault.info()
     card = DomainCard.from_json(info.card)
     nonce = membership.participants.nonce
-    run = Run(card.ca_key, card.fingerprint, nonce, membership.run, membership.bundle)
+    coordinator = CoordinatorNames.only(told)
+    run = Run(card.ca_key, card.fingerprint, nonce, membership.run, membership.bundle, coordinator)
     return membership.participants.others(info.site, run, datetime.now(UTC))
 
 

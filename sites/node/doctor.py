@@ -21,7 +21,7 @@ from fedpp.errors import ConfigError, FederationError, FedppError, UnreachableEr
 from fedpp.vault_api.vault_client import SiteInfo, VaultClient
 
 from ..client.same_site import require_one_domain, require_one_site
-from .node_identity import PRIVATE_KEY, require_key
+from .node_identity import PRIVATE_KEY, require_coordinator, require_key
 from .reachability import FLEET, MAX_AHEAD, MAX_BEHIND, OTHERS, Coordinator, Reply, clock_error
 
 SOON = timedelta(days=30)  # before the end of a certificate
@@ -55,7 +55,7 @@ def examine(
     the domain's card replaces it. If `deep`, every byte of the dataset is read.
     """
     yield _check("node key", lambda: _key(identity))
-    yield from _check_coordinator(superlink, ca)
+    yield from _check_coordinator(superlink, ca, identity)
     yield from _check_data(site, domain, deep=deep)
 
 
@@ -79,12 +79,16 @@ def _key(identity: Path) -> tuple[str, None]:
     return f"{identity / PRIVATE_KEY}, ECDSA P-384, for its owner alone", None
 
 
-def _check_coordinator(superlink: str, ca: Path) -> Iterator[CheckResult[object]]:
+def _check_coordinator(superlink: str, ca: Path, identity: Path) -> Iterator[CheckResult[object]]:
     """Yield the checks of the coordinator; those after a failed one are skipped."""
     authority = _check("CA certificate", lambda: _authority(ca))
     yield authority
     port = _check("coordinator", lambda: _port(superlink, ca))
     yield port
+    if authority.status == "FAIL" or isinstance(port.error, ConfigError):
+        yield _skip("identity's coordinator", "CA certificate" if authority.status == "FAIL" else "coordinator")
+    else:
+        yield _check("identity's coordinator", lambda: _one_coordinator(identity, Coordinator.parse(superlink, ca)))
     coordinator = port.value
     if coordinator is None or authority.status == "FAIL":
         needs = "CA certificate" if authority.status == "FAIL" else "coordinator"
@@ -126,6 +130,11 @@ def _port(superlink: str, ca: Path) -> tuple[str, Coordinator]:
     coordinator = Coordinator.parse(superlink, ca)
     coordinator.require_port()
     return f"{coordinator} answers", coordinator
+
+
+def _one_coordinator(identity: Path, coordinator: Coordinator) -> tuple[str, None]:
+    require_coordinator(identity, coordinator.told())
+    return "this identity was used with no other", None
 
 
 def _certificate(coordinator: Coordinator) -> tuple[str, None]:

@@ -43,6 +43,7 @@ def join(superlink: str, ca: Path, identity: Path, site: SiteConfig, own_vault: 
         _require_checks(superlink, ca, identity, site, None if own_vault is None else own_vault.domain)
         require_flower()
         coordinator = Coordinator.parse(superlink, ca)
+        site = replace(site, coordinator=coordinator.told().to_json())
         if own_vault is None:
             with ProcessGroup({}) as outer:
                 _Joined(coordinator, identity, site, outer).run()
@@ -98,6 +99,7 @@ class _Joined:
                 group.start(
                     [
                         *(*program("node.supernode_process"), "--identity", str(identity), "--hopeless", str(hopeless)),
+                        *("--coordinator", self.site.coordinator),
                         *("--", _flower_supernode(), "--superlink", str(self.coordinator)),
                         *("--root-certificates", str(self.coordinator.ca)),
                         *("--auth-supernode-private-key", str(self.identity / PRIVATE_KEY)),

@@ -7,8 +7,10 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedpp.errors import ConfigError, KeyFileError
+from fedpp.errors import ConfigError, FederationError, KeyFileError
 from fedpp.files import create_exclusively
+from fedpp.flower.node_record import NodeRecord
+from fedpp.protocol.coordinator_identity import CoordinatorIdentity
 
 PRIVATE_KEY = "node.key"
 PUBLIC_KEY = "node.pub"
@@ -34,6 +36,20 @@ def create_identity(folder: Path) -> Path:
         ) from None
     (folder / PUBLIC_KEY).write_bytes(public + b"\n")
     return folder / PUBLIC_KEY
+
+
+def require_coordinator(folder: Path, told: CoordinatorIdentity) -> None:
+    """Raise `FederationError` if the identity was used with another coordinator.
+
+    A statement, state or reply that was made for one must not serve another.
+    """
+    record = NodeRecord.load(folder)
+    if record is not None and record.coordinator not in {"", told.to_json()}:
+        before = CoordinatorIdentity.from_json(record.coordinator)
+        raise FederationError(
+            f"{folder} was used with the coordinator {before}, not with {told}: make another identity for this one "
+            "with `fedpp-site identity`, and have it enrolled"
+        )
 
 
 def require_key(folder: Path) -> None:

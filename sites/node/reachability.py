@@ -14,7 +14,10 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Self
 
+from cryptography import x509
+
 from fedpp.errors import ConfigError, FederationError, UnreachableError
+from fedpp.protocol.coordinator_identity import CoordinatorIdentity
 
 SECONDS = 10.0  # for a reply
 MAX_AHEAD, MAX_BEHIND = timedelta(seconds=5), timedelta(seconds=300)  # of a node's clock: SuperLink rejects others
@@ -51,6 +54,14 @@ class Coordinator:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def told(self) -> CoordinatorIdentity:
+        """Return what the site was told of the coordinator; raise `ConfigError` for a CA file that cannot be read."""
+        try:
+            authority = x509.load_pem_x509_certificate(self.ca.read_bytes())
+        except (OSError, ValueError):
+            raise ConfigError(f"{self.ca} is no certificate in PEM: ask the coordinator for its ca.pem") from None
+        return CoordinatorIdentity.told(authority, self.host)
 
     def require_port(self) -> None:
         """Raise `UnreachableError` unless a server listens."""

@@ -23,6 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="node", description=__doc__.split("\n")[0])
     for name in ("identity", "hopeless"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--coordinator", required=True)
     options = parser.parse_args(own)
     lock = _locked(options.identity / "flwr")  # held as long as this process lives
     if lock is None:
@@ -33,7 +34,8 @@ def main() -> int:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
     patient_supernode.RejoiningClient.notes = terminal
-    patient_supernode.run(options.identity, options.identity / PUBLIC_KEY, options.hopeless, flower)
+    public_key = options.identity / PUBLIC_KEY
+    patient_supernode.run(options.identity, public_key, options.coordinator, options.hopeless, flower)
     return 1
 
 

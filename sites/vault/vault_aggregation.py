@@ -21,6 +21,7 @@ from fedpp.aggregation.round_context import Aggregate, Contribution, Round
 from fedpp.config.model_spec import MAX_PARAMETERS
 from fedpp.errors import MaskError, VaultError
 from fedpp.keys.key_store import Site
+from fedpp.protocol.coordinator_identity import CoordinatorNames
 from fedpp.protocol.membership import Run
 from fedpp.protocol.participants import Participants
 from fedpp.vault_api import vault_pb2
@@ -143,8 +144,9 @@ class SecureAggregation:
     ) -> None:
         """Refuse an aggregate of too few sites, or of a site that did not prove to be a member for this run."""
         card = self._site.domain.card()
-        run = Run(card.ca_key, card.fingerprint, of.run, first.run, first.bundle)
         participants = Participants.of(of.run, first.proofs)
+        own = participants.coordinator_of(self._site.identity.name)
+        run = Run(card.ca_key, card.fingerprint, of.run, first.run, first.bundle, CoordinatorNames.only(own))
         participants.others(self._site.identity.name, run, datetime.now(UTC))
         known = {proof.certificate.member.site for proof in participants.proofs}
         if strangers := sorted({part.site for part in aggregate.parts} - known):

@@ -25,6 +25,7 @@ from fedpp.errors import DomainMismatchError, VaultError
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.key_store import Site
 from fedpp.learning.initial_weights import encrypted_initial_weights
+from fedpp.protocol.coordinator_identity import CoordinatorIdentity
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.membership import PROTOCOL, Proof, Statement
@@ -176,10 +177,17 @@ class VaultService(vault_pb2_grpc.VaultServicer):
                 site=self._site.identity.name,
                 dataset=manifest.fingerprint,
                 bundle=request.bundle,
+                coordinator=CoordinatorIdentity.from_json(request.coordinator),
             )
             signature = self._site.identity.sign("statement", statement.content())
             reply = vault_pb2.SignReply(proof=Proof(statement, signature, self._site.certificate).to_json())
-            call.reply(reply.ByteSize(), nonce=request.nonce, run=request.run, bundle=request.bundle)
+            call.reply(
+                reply.ByteSize(),
+                nonce=request.nonce,
+                run=request.run,
+                bundle=request.bundle,
+                coordinator=str(statement.coordinator),
+            )
             return reply
 
     def Evaluate(  # noqa: N802

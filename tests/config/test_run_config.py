@@ -23,7 +23,7 @@ POSITIVE = (
     "max-update-norm",
     "max-loss-increase",
 )
-GIVEN_BY_RUN = ("card", "out", "initial-model", "sites")  # options of `run` of their own
+GIVEN_BY_RUN = ("card", "coordinator", "out", "initial-model", "sites")  # options of `run` of their own
 
 
 def test_the_defaults_are_the_declared_ones():
@@ -129,7 +129,7 @@ def test_a_quorum_is_more_than_half_of_the_sites_by_default():
 def test_a_record_has_all_settings_but_the_card_and_paths(initial: str, reported: bool):
     """Each setting has its name and value; of the initial model only its existence is recorded."""
     run = RunConfig.from_mapping({**DEFAULTS, "card": "{}", "out": "/secret/out", "initial-model": initial})
-    settings = {name: value for name, value in DEFAULTS.items() if name not in {"card", "out"}}
+    settings = {name: value for name, value in DEFAULTS.items() if name not in {"card", "out", "coordinator"}}
     assert run.reported() == {**settings, "initial-model": reported}
     assert type(run.reported()["initial-model"]) is bool
 
@@ -149,23 +149,26 @@ def test_a_sealed_model_is_for_a_masked_run():
 
 KEY = "/keys/domain.eval"
 SITE = {"dataset": "/data", "evaluation-key": KEY, "vault": "unix:/v.sock", "policy": "/site.yaml", "work": "/work"}
+TOLD = {**SITE, "coordinator": "{}"}
 
 
 def test_a_site_configuration_has_all_of_its_addresses():
     """Settings come back as they were; one that is missing, of another type or of no known name is refused."""
     assert SiteConfig.from_mapping(SITE).work == Path("/work")
-    assert SiteConfig.from_mapping(SITE).to_mapping() == SITE
+    assert SiteConfig.from_mapping(TOLD).to_mapping() == TOLD
     for name in SITE:
         with pytest.raises(ConfigError, match=f"site configuration: missing {name}"):
             SiteConfig.from_mapping({known: value for known, value in SITE.items() if known != name})
         for value in (7, True, None, ["/data"]):
             with pytest.raises(ConfigError, match=f"site configuration: {name} must be "):
                 SiteConfig.from_mapping({**SITE, name: value})
-    with pytest.raises(ConfigError, match="site configuration: unknown 'models'; known are dataset, evaluation-key"):
+    with pytest.raises(ConfigError, match="site configuration: unknown 'models'; known are coordinator, dataset"):
         SiteConfig.from_mapping({**SITE, "models": "/models"})
     with pytest.raises(ConfigError, match="unknown 'evaluation-kye', did you mean evaluation-key.; known"):
         SiteConfig.from_mapping({**SITE, "evaluation-kye": "/key"})
-    with pytest.raises(ConfigError, match="unknown 'x-0', .*, 992 more unknown names; known are dataset") as refused:
+    with pytest.raises(
+        ConfigError, match="unknown 'x-0', .*, 992 more unknown names; known are coordinator, dataset"
+    ) as refused:
         SiteConfig.from_mapping({**SITE, **{f"x-{number}": "" for number in range(1000)}})
     assert len(str(refused.value)) < 500
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import members
 import pytest
-from members import DOMAIN_CA, EAST, WEST, flips, founded, run_of
+from members import DOMAIN_CA, EAST, TOLD, WEST, flips, founded, run_of
 
 from fedpp.cipher.domain_card import DomainCard
 from fedpp.errors import FederationError
@@ -76,11 +76,16 @@ def test_a_revoked_member_s_certificate_is_of_the_old_epoch(card: DomainCard):
         ({"domain": "0" * 64}, "is for another run"),
         ({"run": "2"}, "is for another run"),
         ({"bundle": "e" * 64}, "East runs app bundle eeeeeeeeeeeeeeee, the run is of e3b0c44298fc1c14"),
+        (
+            {"coordinator": replace(TOLD, name="other.example.org")},
+            "of the coordinator other.example.org of authority cacacacacacacaca, and this run is of hub.example.org, a",
+        ),
+        ({"coordinator": replace(TOLD, authority="0" * 64)}, "East was told of the coordinator hub.example.org of"),
         ({"protocol": PROTOCOL + 1}, f"speaks protocol {PROTOCOL + 1}, not {PROTOCOL}"),
     ],
 )
 def test_a_proof_for_something_else_is_refused(card: DomainCard, change: dict[str, object], reason: str):
-    """A statement is of one run, one domain, one protocol and one bundle."""
+    """A statement is of one run, one coordinator, one domain, one protocol and one bundle."""
     assert reason in refused(proof(EAST, card, **change), card)
 
 
@@ -109,6 +114,14 @@ def test_a_statement_changed_after_signing_is_refused(card: DomainCard):
     for change in ({"dataset": "0" * 64}, {"bundle": "0" * 64}):
         altered = replace(given, statement=replace(given.statement, **change))
         assert "was not signed by the site" in refused(altered, card)
+
+
+def test_a_statement_of_protocol_1_is_refused_in_one_line(card: DomainCard):
+    """It names no coordinator, so it could be replayed at another one."""
+    given = proof(EAST, card).to_mapping()
+    del given["statement"]["coordinator"]
+    with pytest.raises(FederationError, match=r"^proof of membership: statement: missing coordinator; known are .*$"):
+        Proof.from_json(canonical(given).decode())
 
 
 def test_every_changed_byte_is_refused(card: DomainCard):

@@ -16,6 +16,7 @@ from fedpp.aggregation.round_context import MAX_ENCODED_VALUES, PRIME, Aggregate
 from fedpp.config.run_config import MAX_EXAMPLES, MAX_SITES
 from fedpp.errors import FederationError
 from fedpp.keys.site_identity import SiteIdentity
+from fedpp.protocol.coordinator_identity import SIMULATED, CoordinatorNames
 from fedpp.protocol.membership import LONGEST_NAME, Proof, Run, is_site_name
 from fedpp.protocol.participants import Participants
 from fedpp.vault_api import vault_pb2, vault_pb2_grpc
@@ -93,7 +94,7 @@ def test_a_list_is_refused_by_its_names_before_any_signature(proofs: tuple[Proof
     monkeypatch.setattr(Proof, "require", verify)
     first, second = proofs[:2]
     renewed = replace(first, statement=replace(first.statement, time=first.statement.time + 1))
-    run, now = Run("0" * 64, "0" * 64, NONCE, "1", NONCE), datetime.now(UTC)
+    run, now = Run("0" * 64, "0" * 64, NONCE, "1", NONCE, CoordinatorNames.only(SIMULATED)), datetime.now(UTC)
     site = first.statement.site
     with pytest.raises(FederationError, match="names one member twice"):
         Participants.of(NONCE, [first.to_json(), second.to_json(), first.to_json()])

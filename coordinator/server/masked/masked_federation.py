@@ -15,6 +15,7 @@ from fedpp.config.run_config import RunConfig
 from fedpp.errors import FederationError
 from fedpp.files import replace
 from fedpp.protocol.certified_model import CertifiedModel
+from fedpp.protocol.coordinator_identity import CoordinatorNames
 from fedpp.protocol.membership import NO_BUNDLE, NONCE_BYTES, Run
 from fedpp.protocol.new_contract import first_contract, lowered_weights
 from fedpp.protocol.run_contract import FRESH, VALIDITY, RunContract
@@ -32,7 +33,8 @@ def federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progress
     card = DomainCard.from_json(config.card)
     nonce = folder.nonce(secrets.token_hex(NONCE_BYTES))
     expires = folder.expires(int(time.time() + VALIDITY.total_seconds()))
-    run = Run(card.ca_key, card.fingerprint, nonce, str(grid.run.run_id), grid.run.fab_hash or NO_BUNDLE)
+    bundle, names = grid.run.fab_hash or NO_BUNDLE, CoordinatorNames.of_run(config.coordinator)
+    run = Run(card.ca_key, card.fingerprint, nonce, str(grid.run.run_id), bundle, names)
     admissions = Admissions(grid, run, card.n, folder.note, folder.require_not_stopped)
     cohort = CohortFile(folder).load()
     if cohort is None:

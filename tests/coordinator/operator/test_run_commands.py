@@ -112,7 +112,7 @@ def test_an_invalid_file_of_settings_is_refused(text: str, reason: str, run: Run
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["colour=red"], "--set takes name=value with a name of architecture, batch-size, dense, dtype"),
+        (["colour=red"], "--set takes name=value with a name of architecture, batch-size, colluders, dense, dtype"),
         (["rounds"], "got 'rounds'"),
         (["card=x"], "got 'card=x'"),
         (["out=/elsewhere"], "got 'out=/elsewhere'"),

@@ -25,9 +25,11 @@ from deployment import COORDINATOR, processes_of, serving
 
 from coordinator.__main__ import main
 from coordinator.operator import coordinator_certificates
-from coordinator.operator.coordinator_certificates import Certificates, Given, ensure
-from fedpp.errors import ConfigError, KeyFileError
+from coordinator.operator.coordinator_certificates import Certificates, Given, ensure, names_of
+from coordinator.operator.superlink import State
+from fedpp.errors import ConfigError, FederationError, KeyFileError
 from fedpp.processes import free_port
+from fedpp.protocol.coordinator_identity import CoordinatorIdentity, CoordinatorNames
 
 
 def names(files: Certificates) -> set[str]:
@@ -183,6 +185,8 @@ def test_sites_see_the_given_certificate(tmp_path: Path) -> None:
         line = f"coordinator ready at 127.0.0.1:{listen}, certificate {given.certificate}\n"
         assert line in (tmp_path / "log").read_text()
         assert "only this machine" not in (tmp_path / "log").read_text()
+        names = CoordinatorNames.from_json(State(tmp_path / "state").coordinator())
+        names.require("East", told(given.certificate, "hub.example"))
         for number, authority, name in (
             (listen, given.certificate, "hub.example"),
             (port, tmp_path / "state" / "tls" / "ca.pem", "localhost"),
@@ -194,6 +198,37 @@ def test_sites_see_the_given_certificate(tmp_path: Path) -> None:
             ):
                 connection.sendall(b"POST /v1/fleet/get-run HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
                 assert connection.recv(12) == b"HTTP/1.1 415"  # SuperLink's: no content of Flower's
+
+
+def told(authority: Path, host: str) -> CoordinatorIdentity:
+    """Return the coordinator that a site is told of by this CA certificate and name."""
+    return CoordinatorIdentity.told(x509.load_pem_x509_certificate(authority.read_bytes()), host)
+
+
+def test_a_coordinator_knows_what_its_sites_are_told(tmp_path: Path) -> None:
+    """Its names are those of the certificate that sites see, under its own authority or one of the given chain."""
+    files, given = ensure(tmp_path / "tls", ["Hub.example", "192.0.2.7"]), self_signed(tmp_path / "given")
+    own, others = names_of(files, None), names_of(files, given)
+    for name in ("hub.example", "192.0.2.7", "localhost", "127.0.0.1"):
+        own.require("East", told(files.ca, name))
+    others.require("East", told(given.certificate, "hub.example"))
+    for names, authority, name in (
+        (own, files.ca, "else.example"),
+        (own, ensure(tmp_path / "other", []).ca, "hub.example"),
+        (own, given.certificate, "hub.example"),
+        (others, given.certificate, "192.0.2.7"),
+    ):
+        with pytest.raises(FederationError, match="East was told of the coordinator"):
+            names.require("East", told(authority, name))
+
+
+def test_a_state_of_an_older_up_needs_a_start(tmp_path: Path) -> None:
+    """A state without names was written before they were: `up` must be started anew, which is said in one line."""
+    state = State(tmp_path)
+    state.connection.parent.mkdir()
+    state.connection.touch()
+    with pytest.raises(FederationError, match=r"names.json is missing: stop `up`, and start it again$"):
+        state.coordinator()
 
 
 @pytest.mark.parametrize("wrong", ["missing", "no certificate", "no key", "encrypted", "another key", "expired"])

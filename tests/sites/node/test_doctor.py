@@ -19,6 +19,7 @@ from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 from hospital import site as command
 from hospital import site_process
 from local_server import Handler, replying
+from members import TOLD
 
 from coordinator.operator import coordinator_certificates
 from coordinator.operator.coordinator_certificates import Certificates, ensure
@@ -26,6 +27,7 @@ from fedpp import tls as parts
 from fedpp.config.run_config import SiteConfig
 from fedpp.config.site_policy import SitePolicy
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
+from fedpp.flower.node_record import NodeRecord
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.processes import free_port
 from fedpp.vault_api import vault_connection
@@ -37,6 +39,7 @@ CHECKS = (
     "node key",
     "CA certificate",
     "coordinator",
+    "identity's coordinator",
     "coordinator's certificate",
     "Fleet API",
     "clock",
@@ -153,7 +156,7 @@ def test_node_keys(given: Given, wrong: str) -> None:
 
 def test_the_authority_s_certificate(given: Given, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A file that is no certificate and an expired one are named; the port is checked without it."""
-    skipped = ("coordinator's certificate", "Fleet API", "clock", "other paths")
+    skipped = ("identity's coordinator", "coordinator's certificate", "Fleet API", "clock", "other paths")
     given.ca.write_text("none")
     fails(given, "CA certificate", "is no certificate in PEM", *skipped)
     given.ca.unlink()
@@ -163,12 +166,24 @@ def test_the_authority_s_certificate(given: Given, monkeypatch: pytest.MonkeyPat
     fails(replace(given, ca=past), "CA certificate", "and not today: is this machine's clock right?", *skipped)
 
 
+def test_an_identity_of_another_coordinator(given: Given) -> None:
+    """The identity was used with another coordinator: it is named, and the other checks are made."""
+    NodeRecord(7, coordinator=TOLD.to_json()).save(given.identity)
+    fails(given, "identity's coordinator", f"{given.identity} was used with the coordinator {TOLD}, not with 127.0.0.1")
+
+
 def test_an_unreachable_coordinator(given: Given) -> None:
     """A port without a server and a name without an address have different messages."""
     skipped = ("coordinator's certificate", "Fleet API", "clock", "other paths")
     fails(replace(given, superlink=f"127.0.0.1:{free_port()}"), "coordinator", "refused the connection", *skipped)
     fails(replace(given, superlink="nobody.invalid:8000"), "coordinator", "nobody.invalid has no address", *skipped)
-    fails(replace(given, superlink="127.0.0.1"), "coordinator", "--superlink must be HOST:PORT", *skipped)
+    fails(
+        replace(given, superlink="127.0.0.1"),
+        "coordinator",
+        "--superlink must be HOST:PORT",
+        *skipped,
+        "identity's coordinator",
+    )
 
 
 @pytest.mark.parametrize("wrong", ["authority", "name", "expired", "not yet valid"])

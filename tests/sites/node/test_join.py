@@ -43,6 +43,7 @@ from hospital import site as site_command
 from hypothesis import given
 from hypothesis import strategies as st
 from local_server import Handler, replying
+from members import TOLD
 
 from coordinator.__main__ import main as coordinate
 from coordinator.operator.coordinator_certificates import ensure
@@ -60,7 +61,8 @@ from sites.node.app_bundle import Bundle
 from sites.node.join import join
 from sites.node.launch import Launch
 from sites.node.launcher import FAILED
-from sites.node.node_identity import PRIVATE_KEY, REFUSED, create_identity, require_key
+from sites.node.node_identity import PRIVATE_KEY, REFUSED, create_identity, require_coordinator, require_key
+from sites.node.reachability import Coordinator
 
 TEXT = st.text(min_size=1)
 JOINED = "note: joined as node "
@@ -113,6 +115,29 @@ def test_identity_is_a_p384_key_pair(tmp_path: Path) -> None:
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     assert isinstance(key.curve, ec.SECP384R1)
     assert load_ssh_public_key(public.read_bytes()) == key.public_key()
+
+
+def test_an_identity_that_was_used_with_another_coordinator_is_refused(
+    tmp_path: Path, site: SiteConfig, ca: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another CA, or another name of the same CA, is another coordinator; nothing is started for it."""
+    monkeypatch.setattr("sites.node.join.require_flower", lambda: pytest.fail("it would start"))
+    identity = tmp_path / "identity"
+    create_identity(identity)
+    told = Coordinator.parse("127.0.0.1:9", ca).told()
+    for before in (replace(told, name="hub.example.org"), replace(told, authority="ab" * 32)):
+        NodeRecord(7, coordinator=before.to_json()).save(identity)
+        with pytest.raises(FederationError, match=f"was used with the coordinator {before}, not with {told}: make"):
+            join("127.0.0.1:9", ca, identity, site)
+
+
+@pytest.mark.parametrize("record", [None, NodeRecord(7), "own"], ids=["new", "before protocol 2", "the same"])
+def test_an_identity_may_join_its_coordinator_again(tmp_path: Path, ca: Path, record: NodeRecord | str | None) -> None:
+    """One that joined none, or that fedpp did not record a coordinator of, is anybody's."""
+    told = Coordinator.parse("[::1]:9", ca).told()
+    if record is not None:
+        (record if isinstance(record, NodeRecord) else NodeRecord(7, coordinator=told.to_json())).save(tmp_path)
+    require_coordinator(tmp_path, told)
 
 
 def test_identity_is_not_overwritten(tmp_path: Path) -> None:
@@ -234,6 +259,7 @@ def connected(coordinator: tuple[str, Path], identity: Path) -> Iterator[tuple[R
     signing = NodeAuthHttpInterceptor(key, key.public_key())
     version = RuntimeVersionHttpInterceptor(component_name="SuperNode")
     client = RejoiningClient.from_server_address(address, False, str(state / "tls" / "ca.pem"), [version, signing])
+    client.coordinator = TOLD.to_json()
     client.identity, client.public_key, client.hopeless = identity, identity / "node.pub", identity / "hopeless"
     with client:
         yield client, ActivateNodeRequest(public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=30)
@@ -276,7 +302,7 @@ def test_a_copied_identity_waits_while_its_node_is_online(
         assert first.ActivateNode(activation).node_id == node
         assert "note: this site's SuperNode was killed: joining again in 0 s\n" in notes.getvalue()
         first.DeactivateNode(DeactivateNodeRequest(node_id=node))
-    assert NodeRecord.load(identity) == NodeRecord(node)
+    assert NodeRecord.load(identity) == NodeRecord(node, coordinator=TOLD.to_json())
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from fedpp.errors import VaultError
 from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.site_identity import SiteIdentity
+from fedpp.protocol.coordinator_identity import SIMULATED
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
 from fedpp.vault_api.vault_client import VaultClient
 from fedpp.vault_api.vault_pb2 import ArrayChunk, EvaluateRequest
@@ -72,7 +73,7 @@ def test_every_call_is_one_signed_line(vault: VaultClient, domain: KeyDomain, da
     """Each has its caller, request, bytes and outcome, refused and failed calls included."""
     vault.info()
     vault.initial_weights(TINY, 0, "float32")
-    vault.sign(NONCE, "7", PROTOCOL, NO_BUNDLE)
+    vault.sign(NONCE, "7", PROTOCOL, NO_BUNDLE, SIMULATED)
     vault.evaluate("test", LOGITS, "77", 3)
     for split, logits in (("x\ny", LOGITS), ("test", np.full((3, 2, 2), np.nan))):
         with pytest.raises(VaultError):

@@ -21,6 +21,7 @@ from fedpp.errors import ConfigError, VaultError
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning.metrics import count_findings, metrics, presence
+from fedpp.protocol.coordinator_identity import SIMULATED
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import FindingCounts
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
@@ -276,8 +277,8 @@ def test_code_that_is_not_approved_gets_no_signature(domain: KeyDomain, dataset:
     """The vault signs for bundles of the policy only, whatever the caller states."""
     with serving(domain, dataset, address), VaultClient(address) as client:
         with pytest.raises(VaultError, match="this site has not approved bundle eeee"):
-            client.sign("0" * 64, "1", PROTOCOL, "e" * 64)
-        client.sign("0" * 64, "1", PROTOCOL, NO_BUNDLE)
+            client.sign("0" * 64, "1", PROTOCOL, "e" * 64, SIMULATED)
+        client.sign("0" * 64, "1", PROTOCOL, NO_BUNDLE, SIMULATED)
 
 
 def test_a_clock_that_was_wrong_once_bounds_nothing_for_ever():
@@ -297,5 +298,5 @@ def calls(client: VaultClient) -> tuple[Callable[[], object], ...]:
     return (
         lambda: client.evaluate("test", LOGITS),
         lambda: client.initial_weights(TINY, 0, "float32"),
-        lambda: client.sign("0" * 64, "1", PROTOCOL, NO_BUNDLE),
+        lambda: client.sign("0" * 64, "1", PROTOCOL, NO_BUNDLE, SIMULATED),
     )

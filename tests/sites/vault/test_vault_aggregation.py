@@ -255,6 +255,9 @@ class Unnamed:
     def auth_context(self) -> dict[str, list[bytes]]:
         return {}
 
+    def peer(self) -> str:
+        return "unix:"
+
     def invocation_metadata(self) -> list[tuple[str, str]]:
         return []
 

@@ -9,12 +9,14 @@ import grpc
 import numpy as np
 import pytest
 from conftest import TINY
+from members import TOLD
 from vaults import serving
 
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, FederationError, VaultError
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.site_identity import SiteIdentity
+from fedpp.protocol.coordinator_identity import SIMULATED, CoordinatorNames
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Run, Statement
 from fedpp.vault_api.vault_client import VaultClient
 from simulations.benchmarks.bench_vault import certified
@@ -33,12 +35,12 @@ def vault(domain: KeyDomain, dataset: EncryptedDataset, address: str) -> Iterato
 
 def test_a_proof_convinces_a_coordinator(vault: VaultClient, domain: KeyDomain, dataset: EncryptedDataset):
     """The vault signs the site's statement for this run, which verifies with the domain's public card only."""
-    proof = vault.sign(NONCE, RUN, PROTOCOL, NO_BUNDLE)
+    proof = vault.sign(NONCE, RUN, PROTOCOL, NO_BUNDLE, TOLD)
     card = domain.card()
-    run = Run(card.ca_key, card.fingerprint, NONCE, RUN, NO_BUNDLE)
+    run = Run(card.ca_key, card.fingerprint, NONCE, RUN, NO_BUNDLE, CoordinatorNames.only(TOLD))
     proof.require(run)
     proof.statement.require_fresh(datetime.now(UTC))
-    facts = (PROTOCOL, card.fingerprint, "north", dataset.manifest.fingerprint, NO_BUNDLE)
+    facts = (PROTOCOL, card.fingerprint, "north", dataset.manifest.fingerprint, NO_BUNDLE, TOLD)
     assert proof.statement == Statement(NONCE, RUN, proof.statement.time, *facts)
     for other in ({"nonce": "0" * 64}, {"number": "7"}):
         with pytest.raises(FederationError, match="for another run"):
@@ -53,7 +55,7 @@ def test_info_names_the_site(vault: VaultClient):
 @pytest.mark.parametrize(
     ("nonce", "run", "protocol", "bundle", "reason"),
     [
-        (NONCE, RUN, PROTOCOL + 1, NO_BUNDLE, "the run speaks protocol 2, this vault 1: use one fedpp everywhere"),
+        (NONCE, RUN, PROTOCOL + 1, NO_BUNDLE, "the run speaks protocol 3, this vault 2: use one fedpp everywhere"),
         (NONCE[1:], RUN, PROTOCOL, NO_BUNDLE, "statement: nonce must be 64 hexadecimal digits"),
         (NONCE.upper(), RUN, PROTOCOL, NO_BUNDLE, "statement: nonce must be 64 hexadecimal digits"),
         (NONCE, "", PROTOCOL, NO_BUNDLE, "statement: run must be Flower's number of a run, a decimal text, got ''"),
@@ -68,7 +70,7 @@ def test_info_names_the_site(vault: VaultClient):
 def test_other_values_are_not_signed(vault: VaultClient, nonce: str, run: str, protocol: int, bundle: str, reason: str):
     """A signature is over hashes and this program's protocol only: nobody gets a text of theirs signed."""
     with pytest.raises(VaultError, match=reason) as refused:
-        vault.sign(nonce, run, protocol, bundle)
+        vault.sign(nonce, run, protocol, bundle, SIMULATED)
     assert isinstance(refused.value.__context__, grpc.RpcError)
     assert refused.value.__context__.code() is grpc.StatusCode.INVALID_ARGUMENT
 
@@ -76,14 +78,14 @@ def test_other_values_are_not_signed(vault: VaultClient, nonce: str, run: str, p
 def test_a_protocol_that_a_message_cannot_carry_is_refused(vault: VaultClient):
     """It is named, and not wrapped around."""
     with pytest.raises(ConfigError, match="from 0 to 2\\*\\*32 - 1, got -1"):
-        vault.sign(NONCE, RUN, -1, NO_BUNDLE)
+        vault.sign(NONCE, RUN, -1, NO_BUNDLE, SIMULATED)
 
 
 def test_a_read_only_vault_makes_nothing_under_a_key(domain: KeyDomain, dataset: EncryptedDataset, address: str):
     """It refuses weights and signatures, and serves `Info` and `Evaluate`."""
     with serving(domain, dataset, address, read_only=True), VaultClient(address) as client:
         for call in (
-            lambda: client.sign(NONCE, RUN, PROTOCOL, NO_BUNDLE),
+            lambda: client.sign(NONCE, RUN, PROTOCOL, NO_BUNDLE, SIMULATED),
             lambda: client.initial_weights(TINY, 0, "float32"),
         ):
             with pytest.raises(VaultError, match="this vault is read-only"):
