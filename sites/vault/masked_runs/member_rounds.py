@@ -307,11 +307,12 @@ class MemberRound:
         """Return the next stage."""
         contract = self.accepted.contract
         network, weights = contract.spec.network, tuple(member.weight for member in contract.cohort)
-        chosen = self.stages.at(self.accepted, self.stage.chosen)
-        best = None if chosen is None else chosen[1].state
+        chosen = self.stages.chosen(self.accepted, self.stage)
         try:
             mean, counts = round_vector.opened(self.stage.due, network, self.stage.state.n, opened, weights, self.ring)
-            return advanced(contract, self.stage, mean, counts, aggregate, self.of.algebra, best)
+            return advanced(
+                contract, self.stage, mean, counts, aggregate, self.of.algebra, chosen.state if chosen else None
+            )
         except FedppError as error:
             raise refused(run_refusals.NOT_OPENED, f"{self.accepted.digest[:16]}: {error}") from None
 

@@ -24,7 +24,7 @@ from . import run_refusals
 from .accepted_contract import ABANDONED, SUCCEEDED, AcceptedContract
 from .run_endorsements import endorsed_state, require_endorsed
 from .run_limits import require_limits, require_starts
-from .run_revisions import base_of, leave_parent, parent_of, require_free_base, require_successor
+from .run_revisions import base_of, leave_parent, parent_of, require_continuing, require_successor
 from .run_site import RunSite
 from .run_stages import RunStages
 
@@ -71,14 +71,15 @@ def accept(of: RunSite, text: str, certificates: Sequence[str]) -> str:
 def reveal_coin(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> str:
     """Reveal the site's coin, once all members have accepted; return the statement, JSON.
 
-    In a revision it says that no lock of this site forbids the next round, and this site stops working on the old one.
+    In a revision it says that this site has the certificate of the base, and no lock that forbids the next round; it
+    then stops working on the old run.
     """
     if signed := accepted.mine("coin"):
         return signed.to_json()
     accepted.require_active()
     accepted.chains.all_of("accept")
     require_starts(of)
-    require_free_base(of, accepted, stages)
+    require_continuing(of, accepted, stages)
     with accepted.writing():
         of.journal.update("contracts", {"started": int(of.now().timestamp())}, digest=accepted.digest)
         return accepted.sign("coin", {"coin": _coin(of, accepted.contract)})

@@ -26,7 +26,7 @@ from fedpp.protocol.membership import SITE_NAME, Hash, is_signed
 from fedpp.values import Declared, whole
 
 from . import run_refusals
-from .run_site import RunSite, refused
+from .run_site import RunSite, digest_key, refused
 
 ENDORSED = "endorsed"
 PURPOSE = "endorsement"
@@ -71,7 +71,7 @@ def endorse(folder: Path, site: Site, digest: str, expires: datetime, model: Enc
 def model_id(site: Site, model: EncryptedModel) -> str:
     """Return the identifier of a model's weights, which a contract names as its initial model."""
     model.require_fitting(site.domain.card().fingerprint, ())
-    return RunStage(_state(model, ServerOptimizerConfig(), NO_SALT)).weights_id(site.domain.derive("run states"))
+    return RunStage(_state(model, ServerOptimizerConfig(), NO_SALT)).weights_id(digest_key(site.domain))
 
 
 def require_endorsed(of: RunSite, digest: str) -> None:

@@ -125,8 +125,8 @@ class RunMember:
         """Yield the newest stage, sealed for the vaults of the domain."""
         with self._asked(contract) as accepted:
             digest, stage = self._stages.newest(accepted)
-            chosen = self._stages.at(accepted, stage.chosen) if stage.due in {"train", "validation"} else None
-            content = SealedStage(stage, chosen[1] if chosen and stage.chosen != stage.number else None)
+            chosen = self._stages.chosen(accepted, stage) if stage.due in {"train", "validation"} else None
+            content = SealedStage(stage, None if stage.chosen == stage.number else chosen)
         about = f"contract {accepted.digest}, round {stage.number}, state {digest}"
         return content.seal(self._of.site.domain.state_sealer(), about)
 
@@ -135,12 +135,13 @@ class RunMember:
         with self._asked(contract, statements) as accepted:
             accepted.require_active()
             content = SealedStage.unseal(self._of.site.domain.state_sealer(), sealed)
-            for each in (content.stage, content.chosen):
-                if each is not None and not self._is_certified(accepted, each):
-                    raise refused(LACKS_STATE, f"{contract[:16]}: the sealed state is not a certified one")
-            known = self._stages.known(accepted)
+            if not self._is_certified(accepted, content.stage):
+                raise refused(LACKS_STATE, f"{contract[:16]}: the sealed state is not a certified one")
+            known, chosen = self._stages.known(accepted), content.chosen
+            if chosen is not None and not self._is_certified(accepted, chosen):
+                chosen = None  # a site that joined does not know who certified it
             if known is None or content.stage.number > known:
-                with self._stages.adding(accepted, content.stage, content.chosen):
+                with self._stages.adding(accepted, content.stage, chosen):
                     pass
 
     def burn(self, contract: str, aggregate: str) -> str:
@@ -164,19 +165,21 @@ class RunMember:
         """Take turns; verify and store the statements that come with a question, and yield its contract."""
         with self._turn:
             accepted = AcceptedContract.load(self._of, contract)
-            parent = run_revisions.parent_of(self._of, accepted.contract)
             signed = [SignedStatement.from_json(text) for text in statements]
-            if parent is not None:  # burns, by which its locks move
-                parent.take([each for each in signed if each.statement.contract == parent.digest])
-                signed = [each for each in signed if each.statement.contract != parent.digest]
+            if accepted.contract.parent is not None:  # its certificates, and the burns by which locks move
+                old, parent = accepted.contract.parent.contract, run_revisions.parent_of(self._of, accepted.contract)
+                if parent is not None:
+                    parent.take([each for each in signed if each.statement.contract == old])
+                signed = [each for each in signed if each.statement.contract != old]
             accepted.take(signed)
             yield accepted
 
     def _is_certified(self, accepted: AcceptedContract, stage: RunStage) -> bool:
         """Tell whether enough members signed a stage; the one that a revision starts from stands in its contract."""
         parent, digest = accepted.contract.parent, stage.digest(self._of.digest_key)
-        if parent is not None and stage.number <= parent.round:
-            old = run_revisions.parent_of(self._of, accepted.contract)
-            at_base = stage.number == parent.round
-            return digest == parent.base if at_base or old is None else self._is_certified(old, stage)
-        return accepted.certificate(stage.number).state == digest
+        if parent is None or stage.number > parent.round:
+            return accepted.certificate(stage.number).state == digest
+        if stage.number == parent.round:
+            return digest == parent.base
+        old = run_revisions.parent_of(self._of, accepted.contract)
+        return old is not None and self._is_certified(old, stage)

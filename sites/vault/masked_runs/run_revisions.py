@@ -25,7 +25,7 @@ def parent_of(of: RunSite, contract: RunContract) -> AcceptedContract | None:
 
 
 def require_successor(of: RunSite, contract: RunContract) -> None:
-    """Raise an error unless a revision continues a run of this site from its certified state, and is the only one.
+    """Raise an error unless a revision is the only one that this site is in, of a run that it was in, or joins.
 
     A site that joins a run knows nothing of it: its staff endorses the state that it joins at.
     """
@@ -39,10 +39,25 @@ def require_successor(of: RunSite, contract: RunContract) -> None:
     parent = parent_of(of, contract)
     if parent is None:
         require_endorsed(of, contract.parent.base)
-        return
-    if parent.ended == RESTORED:
+    elif parent.ended == RESTORED:
         raise VaultError(run_refusals.RESTORED)
-    require_revision(contract, parent.contract, parent.certificate(contract.parent.round))
+
+
+def require_continuing(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> None:
+    """Raise an error unless a revision continues a run of this site from its certified state, and no lock forbids it.
+
+    A site that joins the run has no lock of its base, since it was asked nothing there.
+    """
+    contract, parent = accepted.contract, parent_of(of, accepted.contract)
+    if contract.parent is None:
+        return
+    if parent is not None:
+        require_revision(contract, parent.contract, parent.certificate(contract.parent.round))
+    stage = base_of(of, accepted, stages)
+    if stage is not None:
+        if stage.due == "end":
+            raise VaultError(run_refusals.OVER)
+        require_unlocked(of, accepted, own_update.question_of(of, accepted, stage))
 
 
 def base_of(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> RunStage | None:
@@ -56,16 +71,6 @@ def base_of(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> RunSt
         if found is not None and found[0] == named.base:
             return found[1]
     return None
-
-
-def require_free_base(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> None:
-    """Raise `VaultError` if a lock of this site forbids a revision's first round; a site that joins has none yet."""
-    stage = base_of(of, accepted, stages)
-    if stage is None:
-        return
-    if stage.due == "end":
-        raise VaultError(run_refusals.OVER)
-    require_unlocked(of, accepted, own_update.question_of(of, accepted, stage))
 
 
 def leave_parent(of: RunSite, accepted: AcceptedContract) -> None:

@@ -33,6 +33,16 @@ class RunStages:
         row = self._of.journal.row("stages", "digest, file", contract=accepted.digest, round=number)
         return None if row is None else (row[0], RunStage.from_bytes(self._of.journal.read(row[1])))
 
+    def chosen(self, accepted: AcceptedContract, stage: RunStage) -> RunStage | None:
+        """Return the stage of a stage's chosen state, also from the contracts that this one revises."""
+        found = self.at(accepted, stage.chosen)
+        while found is None and (parent := accepted.contract.parent) is not None:
+            if self._of.journal.row("contracts", "digest", digest=parent.contract) is None:
+                return None
+            accepted = AcceptedContract.load(self._of, parent.contract)
+            found = self.at(accepted, stage.chosen)
+        return None if found is None else found[1]
+
     def known(self, accepted: AcceptedContract) -> int | None:
         """Return the number of the newest stage, or None."""
         rows = self._of.journal.rows("stages", "round", "round DESC", contract=accepted.digest)
