@@ -31,6 +31,8 @@ def first_contract(
     """Return the contract of a run of these sites, whose certificates stand by name; raise if they are too few.
 
     `domain` is the fingerprint of their domain, `expires` in seconds since 1970, `initial` as in the contract.
+
+    Law: `first_contract(...).require()` raises nothing.
     """
     _require_enough(len(sites), settings.min_honest, settings.colluders)
     spec = RunSpec(
@@ -44,7 +46,7 @@ def first_contract(
         bounds=settings.bounds,
     )
     cohort = _cohort(spec, sites, certificates)
-    contract = RunContract(
+    return RunContract(
         spec=_weighed(spec, cohort),
         nonce=nonce,
         expires=expires,
@@ -58,8 +60,6 @@ def first_contract(
         initial=initial,
         reporting=settings.reporting,
     )
-    contract.require()
-    return contract
 
 
 def revised_contract(

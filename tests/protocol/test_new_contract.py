@@ -39,7 +39,9 @@ def sites(*sizes: int) -> list[SiteDescription]:
 
 
 def first(run: RunSettings, of: Collection[SiteDescription], **changes: Any) -> RunContract:
-    return first_contract(run, CARD.fingerprint, of, CERTIFICATES, **{**FACTS, **changes})
+    contract = first_contract(run, CARD.fingerprint, of, CERTIFICATES, **{**FACTS, **changes})
+    contract.require()
+    return contract
 
 
 def test_a_contract_says_what_the_settings_say():

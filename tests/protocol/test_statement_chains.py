@@ -193,6 +193,7 @@ def test_lists_are_counted_and_compared_before_signatures_are_verified():
     chains = empty(WHOLE)
     error = unchanged(chains, [forged] * (3 * MAX_NEW + 1))
     assert str(error) == f"a list of {3 * MAX_NEW + 1} statements is too long: at most {3 * MAX_NEW} in one request"
+    assert "names place 0 of Site 00 twice" in str(unchanged(chains, [forged] * (3 * MAX_NEW)))
     assert str(unchanged(chains, [forged, SIGNED[0]])) == "a list of statements names place 0 of Site 00 twice"
     begun = time.process_time()
     for _ in range(100):
