@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -105,6 +106,8 @@ def test_a_contract_does_not_contradict_itself(change: dict[str, Any], reason: s
     with pytest.raises(FederationError, match="run contract: ") as raised:
         changed(**change)
     assert reason in str(raised.value)
+    with pytest.raises(FederationError, match="run contract: "):
+        replace(CONTRACT, **change)  # also where it is made, and not read
 
 
 @pytest.mark.parametrize(
