@@ -12,7 +12,7 @@ import numpy as np
 from fedpp.aggregation.ring import EncodedUpdate, Ring
 from fedpp.config.task import Task
 from fedpp.errors import MaskError
-from fedpp.protocol.counts import LOSS_UNITS, SCORE_BINS, Counts
+from fedpp.protocol.counts import LOSS_UNITS, MAX_EXAMPLES, SCORE_BINS, Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 
 _LIMB_BITS = 16
@@ -59,7 +59,7 @@ def _size(classes: int) -> int:
 
 def _largest(ring: Ring) -> int:
     """Return the largest word of one site: the sum of all sites' then stays below 2^bits."""
-    return ((1 << ring.bits) - 1) // ring.sites
+    return min(MAX_EXAMPLES, ((1 << ring.bits) - 1) // ring.sites)
 
 
 def _words_of_all(counts: AnyCounts) -> Iterator[int]:

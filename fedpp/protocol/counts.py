@@ -23,7 +23,7 @@ SCORE_BINS = 601  # odd, so that scores of one half, give or take rounding, shar
 _SCORE_SCALE = 0.002  # below it bins have one width, 0.00007 in log-odds; above it, 3.5 % of the log-odds
 LOSS_UNITS = 2.0**30
 _LARGEST_LOSS = 746.0  # the smallest positive float64 costs 745 nats
-_MAX_EXAMPLES = 2**32
+MAX_EXAMPLES = 2**32
 
 
 def _score_edges() -> tuple[float, ...]:
@@ -62,7 +62,7 @@ class Counts:
                 )
         if any(min(row) < 0 for row in (*self.confusion, self.positive_scores, self.negative_scores)):
             raise FederationError("counts must not be negative: a site's reply is damaged")
-        if self.examples > _MAX_EXAMPLES or not 0 <= self.loss_sum <= _LARGEST_LOSS * self.examples:
+        if self.examples > MAX_EXAMPLES or not 0 <= self.loss_sum <= _LARGEST_LOSS * self.examples:
             raise FederationError(
                 f"a sum of losses of {self.loss_sum} over {self.examples} examples is not possible: "
                 "a site's reply is damaged or its training diverged"

@@ -12,10 +12,9 @@ from fedpp.aggregation.ring import Ring
 from fedpp.config.task import Task
 from fedpp.errors import FedppError, MaskError
 from fedpp.learning.metrics import count, count_findings, presence, softmax
-from fedpp.protocol.counts import SCORE_BINS, UNKNOWN, Counts
+from fedpp.protocol.counts import MAX_EXAMPLES, SCORE_BINS, UNKNOWN, Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts, total
 
-MOST = 2**32  # examples of counts
 LARGEST_LOSS = 746.0  # of an example, nats
 
 
@@ -89,8 +88,10 @@ def test_the_largest_counts_of_all_sites_do_not_wrap(sites: int):
 
 def test_the_largest_loss_has_a_word_for_each_limb():
     """The largest sum of losses that counts can have opens as it was."""
-    histogram, task = (MOST,) + (0,) * (SCORE_BINS - 1), task_of(2, multi_label=False)
-    counts = Counts(MOST, LARGEST_LOSS * MOST, ((MOST, 0), (0, 0)), (0,) * SCORE_BINS, histogram)
+    histogram, task = (MAX_EXAMPLES,) + (0,) * (SCORE_BINS - 1), task_of(2, multi_label=False)
+    counts = Counts(
+        MAX_EXAMPLES, LARGEST_LOSS * MAX_EXAMPLES, ((MAX_EXAMPLES, 0), (0, 0)), (0,) * SCORE_BINS, histogram
+    )
     assert count_words.decode(count_words.encode(counts, ring_of(64)), task, ring_of(64)) == counts
 
 
@@ -122,3 +123,14 @@ def test_a_loss_beyond_its_examples_does_not_open():
         wrong[limb] = value
         with pytest.raises(FedppError, match=message):
             count_words.decode(wrong, task, ring)
+
+
+def test_more_examples_than_all_sites_can_have_do_not_open():
+    """The number of examples of a multi-label task, which no histogram repeats, is bounded by itself."""
+    task, ring = task_of(2, multi_label=True), ring_of(64)
+    words = count_words.encode(counted(task, 20, 1), ring)
+    words[0] = 5 * MAX_EXAMPLES
+    assert count_words.decode(words, task, ring).examples == 5 * MAX_EXAMPLES
+    words[0] += 1
+    with pytest.raises(MaskError, match="larger than all sites"):
+        count_words.decode(words, task, ring)
