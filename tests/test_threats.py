@@ -200,7 +200,8 @@ def test_weights_of_the_coordinators_choice_read_an_image(
             counts = client.evaluate("validation", trainer.logits(dataset, dataset.indices("validation")))  # `evaluate`
             seen.append(middles[np.argmax(counts.positive_scores)])
     frames = plaintext[0][7]  # of the two in the split, the positive one
-    np.testing.assert_allclose(seen, frames.reshape(2, 4, 2, 4, 2).max(axis=(2, 4)).mean(axis=0).ravel(), atol=0.05)
+    pooled = frames.reshape(2, 4, 2, 4, 2).max(axis=(2, 4)).mean(axis=0).ravel()
+    np.testing.assert_allclose(seen, pooled, rtol=0.13)  # half a bin
 
 
 def test_the_runs_seed_does_not_give_the_key(domain: KeyDomain):

@@ -18,9 +18,16 @@ Histogram = tuple[int, ...]
 Matrix = tuple[tuple[int, ...], ...]
 MappedCounts = dict[str, int | float | list[int] | list[float]]
 
-SCORE_LIMIT = 40.0
-SCORE_BINS = 601  # odd, so that scores of one half, give or take rounding, share the middle bin
-_SCORE_SCALE = 0.002  # below it bins have one width, 0.00007 in log-odds; above it, 3.5 % of the log-odds
+# Few bins, since a histogram of one sequence a bin tells every label. What they cost, measured on 84 sets of scores of
+# lung ultrasound (CNN and CNN-Bi-LSTM after 1 to 15 epochs, 38 to 61 held-out sequences): the mean distance of the
+# AUC from the exact one, on these sets, and on 200 and 1,000 sequences drawn from their smoothed distributions.
+#   63 bins 0.0046, 0.0017 and 0.0010 (the sets' AUCs have a standard error of 0.055); 601 bins 0.0011, 0.0003, 0.0001
+#   48 bins, scale 0.05: 0.0042, 0.0020 and 0.0011; 32 bins, scale 0.05: 0.0077, 0.0034 and 0.0024
+# A larger scale is better on these and worse where scores cluster, as an untrained network's do: scores of a spread of
+# 0.01 at one half are 0.005 off, and would be 0.023 off at a scale of 0.05.
+SCORE_LIMIT = 20.0
+SCORE_BINS = 63  # odd, so that scores of one half, give or take rounding, share the middle bin
+_SCORE_SCALE = 0.02  # below it bins have one width, 0.005 in log-odds; above it, 27 % of the log-odds
 LOSS_UNITS = 2.0**30
 _LARGEST_LOSS = 746.0  # the smallest positive float64 costs 745 nats
 MAX_EXAMPLES = 2**32

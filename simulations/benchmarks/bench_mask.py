@@ -2,8 +2,8 @@
 
 One site is real: it makes its keys with all others, masks, states its tag, tests the sum and takes the masks off. The
 vectors of the others are drawn as the coordinator adds them, so that memory for a few vectors suffices; the last one is
-what makes the sum that of the real update and of zeros, so each measured round opens what it must. After a drop-out the
-others go on in a revision: the site masks what it has stored anew, and the coordinator adds the others' vectors again.
+what makes the sum that of the real update and of zeros, so each measured round opens what it must. After a drop-out a
+revision follows: the site masks what it has stored anew, and the coordinator adds vectors of the remaining sites.
 Network, disk and signatures are left out, and so is what a step of the model costs (`bench step`).
 
 Beside it, in turns: CKKS, and SecAgg+ of Flower (`other_aggregation`). Each size is measured in a process of its own,

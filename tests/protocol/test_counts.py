@@ -121,15 +121,15 @@ def test_a_spoilt_mapping_is_refused(name: str, value: object, message: str) -> 
 
 
 def test_score_edges_are_symmetric_fine_at_the_middle_and_relative_outside() -> None:
-    """Bins are narrower than 0.0001 at one half, at most 5 % of the log-odds outside, and end at 40."""
+    """Bins are narrower than 0.005 at one half, at most 28 % of the log-odds outside, and end at 20."""
     widths = [high - low for low, high in itertools.pairwise(SCORE_EDGES)]
     assert len(widths) == SCORE_BINS
     assert [-edge for edge in reversed(SCORE_EDGES)] == list(SCORE_EDGES)
     assert SCORE_EDGES[-1] == SCORE_LIMIT
-    assert 0 < min(widths) < 0.0001
-    outside = [width / abs(low) for low, width in zip(SCORE_EDGES, widths, strict=False) if low >= 0.05]
-    assert len(outside) > 100
-    assert max(outside) < 0.05
+    assert 0 < min(widths) < 0.005
+    outside = [width / abs(low) for low, width in zip(SCORE_EDGES, widths, strict=False) if low >= 0.1]
+    assert len(outside) > 20
+    assert max(outside) < 0.28
 
 
 def test_a_score_of_one_half_lies_inside_a_bin() -> None:

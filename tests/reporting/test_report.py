@@ -269,7 +269,7 @@ def test_the_page_shows_the_figures() -> None:
         "Sensitivity 0.844 27 of 32 positive found",
         "Specificity 0.900 36 of 40 negative cleared",
         "Missed diagnoses 0.156 5 of 32 positive missed",
-        "AUCs and thresholds are from histograms of scores (binned, 601 bins).",
+        "AUCs and thresholds are from histograms of scores (binned, 63 bins).",
         "AUC 0.931 plaintext reference 0.929",
         "north 40 70 18 52 0.931 0.844 0.900 0.871 0.857 0.875",
         "river & hill – 51 12 20 – – – – – –",  # noqa: RUF001  en dashes
@@ -553,7 +553,7 @@ def test_the_summary_shows_the_final_figures() -> None:
     lines = summary(REPORT).splitlines()
     assert lines[0] == "demo <3>: 3 sites, 2 rounds, 72 test sequences"
     assert "  sensitivity 0.844   plaintext 0.844" in lines
-    assert "  AUC         0.931   plaintext 0.929   (binned, 601 bins)" in lines
+    assert "  AUC         0.931   plaintext 0.929   (binned, 63 bins)" in lines
     assert "  refused: far: another key domain" in lines
     assert [line.split()[0] for line in lines[1:6]] == [
         "accuracy",

@@ -32,6 +32,7 @@ from fedpp.keys.domain_ca import DomainCA
 from fedpp.learning.metrics import count
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol import messages
+from fedpp.protocol.counts import SCORE_BINS
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.membership import Proof
 from fedpp.protocol.participants import Participants
@@ -142,7 +143,7 @@ BILLION = replace(
     count(np.zeros(1, int), np.full((1, 2), 0.5)),
     examples=10**9,
     confusion=((10**9, 0), (0, 0)),
-    negative_scores=(10**9,) + (0,) * 600,
+    negative_scores=(10**9,) + (0,) * (SCORE_BINS - 1),
 )
 NO_COUNTS = {
     "nothing": (RecordDict(), "without metrics"),
