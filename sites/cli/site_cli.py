@@ -41,6 +41,11 @@ PROGRAM = Program(
         "vault": Command("vault_commands:vault", "Serve the vault on a Unix socket or over mutual TLS"),
         "health": Command("vault_commands:health", "Check whether a vault answers"),
         "audit-log": Command("vault_commands:audit_log", "Verify every line of a vault's audit log"),
+        "endorse": Command(
+            "masked_run_commands:endorse", "Let masked runs start from a model, or this site join a run at a state"
+        ),
+        "burn": Command("masked_run_commands:burn", "Sign that this site releases nothing in a run's next round"),
+        "run-report": Command("masked_run_commands:run_report", "Print this site's own figures of its masked runs"),
         "vault-tls": Command(
             "vault_commands:vault_tls", "Create certificates for a vault and a trainer on two machines"
         ),

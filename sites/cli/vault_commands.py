@@ -14,6 +14,7 @@ from fedpp.cli import add_json, path, sha256
 from fedpp.errors import ConfigError, FederationError, KeyFileError, VaultError
 from fedpp.texts import printable
 
+from .masked_run_commands import RUNS
 from .opening import PassphraseSource, add_domain, require_folder, show
 
 READ_ONLY = "create nothing new under a key: no weights, signatures, masks or seals"
@@ -88,7 +89,7 @@ def vault(
     past = History()
     with (
         _audit(audit_log, site.identity, past) as (audit, keep),
-        nullcontext() if read_only else closing(RunJournal.open(runs or domain / "runs", site)) as journal,
+        nullcontext() if read_only else closing(RunJournal.open(runs or domain / RUNS, site)) as journal,
     ):
         service = VaultService(
             site, opened, policy=policy, audit=audit, past=past, read_only=read_only, journal=journal
