@@ -55,7 +55,12 @@ class CertifiedModel:
             ) from None
 
     def require(self, ca_key: str) -> None:
-        """Raise `FederationError` unless enough members, certified by this domain CA, signed the state."""
+        """Raise `FederationError` unless enough members, certified by this domain CA, signed the state.
+
+        The contract's cohort must be large enough, too: a single member could certify whatever it likes by a contract
+        with itself.
+        """
+        self.contract.require()
         self.certificate.require(self.contract, self.contract.certified(self.certificates, ca_key))
 
 
