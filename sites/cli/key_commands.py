@@ -113,15 +113,20 @@ def add_accept_arguments(to: argparse.ArgumentParser) -> None:
     add_passphrase(to)
     to.add_argument("--phrase", help="verification phrase that the founder read out (default: ask at the terminal)")
     to.add_argument("--out", type=path, required=True, help="new domain folder")
+    _add_again(to)
 
 
-def accept(*, invitation: Path, identity: Path, phrase: str | None, out: Path, passphrase: PassphraseSource) -> int:
+def accept(
+    *, invitation: Path, identity: Path, phrase: str | None, out: Path, again: bool, passphrase: PassphraseSource
+) -> int:
     """Open an invitation with this site's identity, and write the domain into a new folder."""
+    from fedpp.files import replace
     from fedpp.keys import key_store
     from fedpp.keys.invitation import Invitation
 
     made = Invitation.load(invitation)
     _require_earlier(identity, made.card)
+    _require_one_successor(identity, made.card, again=again)
     opened = passphrase.read()
     # The old card must be the one that is sealed with its secret: anybody can exchange the file domain.card.
     member = (identity / key_store.SECRET_KEY).exists()
@@ -130,6 +135,8 @@ def accept(*, invitation: Path, identity: Path, phrase: str | None, out: Path, p
         _compare(made.card.verification_phrase, phrase, f"the founder of domain {made.card.id} read out by telephone")
     own = key_store.open_identity(identity, opened)
     key_store.join(out, key_store.Site(made.accept(own), own, made.certificate), opened)
+    if _is_next(identity, made.card):
+        replace(identity / SUCCESSOR, f"{made.card.fingerprint}\n".encode(), mode=0o644)
     _print_domain(out)
     return 0
 
@@ -239,6 +246,33 @@ def _require_earlier(folder: Path, offered: "DomainCard") -> None:
         raise KeyFileError(
             f"{folder} is of key epoch {own.key_epoch} of this domain, the invitation of key epoch "
             f"{offered.key_epoch}: nothing to accept"
+        )
+
+
+def _is_next(folder: Path, offered: "DomainCard") -> bool:
+    """Tell whether a card is of the key epoch after a folder's."""
+    from fedpp.keys.key_store import CARD
+
+    if not (folder / CARD).exists():
+        return False
+    own = card_of(folder)
+    return own.id == offered.id and offered.key_epoch == own.key_epoch + 1
+
+
+def _require_one_successor(folder: Path, offered: "DomainCard", *, again: bool) -> None:
+    """Refuse another successor than the one that this site accepted.
+
+    A founder whose folder comes from a backup has forgotten its rotation, and whom it revoked by it: members remember.
+    """
+    mark = folder / SUCCESSOR
+    if again or not mark.exists() or not _is_next(folder, offered):
+        return
+    known = mark.read_text().strip()
+    if known != offered.fingerprint:
+        raise KeyFileError(
+            f"{folder} has a successor, {known[:16]}, and this invitation is to another, {offered.fingerprint[:16]}: "
+            "the founder's folder may come from a backup that is older than a rotation, and keep whom that revoked; "
+            "ask the founder; if the first was never used, --again accepts this one"
         )
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from shutil import copytree, rmtree
 
 import pytest
 from conftest import ROOT
@@ -38,7 +39,7 @@ class Hospital:
         return error_of(*self._given(arguments))
 
     def _given(self, arguments: tuple[object, ...]) -> tuple[object, ...]:
-        again = ("--again",) if self.many and arguments[0] in {"invite", "rotate", "revoke"} else ()
+        again = ("--again",) if self.many and arguments[0] in {"invite", "accept", "rotate", "revoke"} else ()
         return *arguments, *again, "--passphrase-file", self.file
 
     def fingerprint(self, domain: str) -> str:
@@ -98,6 +99,7 @@ def west(east: Hospital) -> Hospital:
     domain_phrase = phrase_of(east.run("invite", "--domain", east / "domain", *to, "--out", east / "west.invitation"))
     admitted = accept(east / "west.invitation", hospital / "identity", hospital / "domain")
     hospital.run(*admitted, "--phrase", domain_phrase)
+    hospital.many = True
     return hospital
 
 
@@ -210,6 +212,32 @@ def test_a_rotation_needs_no_phrase_and_revokes_a_member(east: Hospital, west: H
     assert "the invitation is for West" in north.refused(*taken, "--phrase", card_phrase(east / "epoch-3"))
     west.run(*accept(path, west / "epoch-2", west / "epoch-3"))
     assert json.loads((west / "epoch-3" / "domain.card").read_text())["key_epoch"] == 3
+
+
+def test_members_remember_a_revocation_that_a_restored_founder_forgot(tmp_path: Path):
+    """The founder's folder of before comes back from a backup: no member accepts its second successor by mistake."""
+    east, west = Hospital(tmp_path / "east", "the founder's one"), Hospital(tmp_path / "west", "the member's one")
+    east.run("keygen", "--out", east / "domain", "--site", "East")
+    for name in ("West", "North"):
+        request = (west if name == "West" else Hospital(tmp_path / "north", "the revoked one")).requesting(name)
+        east.run(*invite(east, request, f"{name}.invitation"))
+    first = accept(east / "West.invitation", west / "identity", west / "domain")
+    west.run(*first, "--phrase", card_phrase(east / "domain"))
+    copytree(east / "domain", east / "backup")
+    east.run("revoke", "North", "--domain", east / "domain", "--out", east / "epoch-2")
+    west.run(*accept(invitation_for("West", east / "epoch-2"), west / "domain", west / "epoch-2"))
+
+    rmtree(east / "domain")
+    copytree(east / "backup", east / "domain")
+    east.run("rotate", "--domain", east / "domain", "--out", east / "forgetful")
+    taken = accept(invitation_for("West", east / "forgetful"), west / "domain", west / "other")
+    known, second = (east.fingerprint(folder)[:16] for folder in ("epoch-2", "forgetful"))
+    expected = f"has a successor, {known}, and this invitation is to another, {second}: the founder's folder may"
+    assert expected in west.refused(*taken)
+    assert expected in west.refused(*taken, "--phrase", card_phrase(east / "forgetful"))
+    assert not (west / "other").exists()
+    west.run(*accept(invitation_for("West", east / "epoch-2"), west / "domain", west / "same"))
+    west.run(*taken, "--again")
 
 
 def test_the_founder_is_not_invited(east: Hospital):
