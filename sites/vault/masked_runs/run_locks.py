@@ -73,10 +73,16 @@ def lock(of: RunSite, accepted: AcceptedContract, question: Question, at: RoundC
 def _is_moved(
     of: RunSite, accepted: AcceptedContract, question: Question, context_id: str, contract: str, number: int, plan: str
 ) -> bool:
-    """Tell whether a lock moves to this contract: its cohort is a part of the lock's, and the others have burned."""
+    """Tell whether a lock moves to this contract: its cohort is a part of the lock's, and the others have burned.
+
+    A member that lies about its burn opens both sums. They tell no more than one of them, unless a site that capped
+    weights had lowered weighs more in the second: then their difference is its update.
+    """
     if plan != question.plan or contract == accepted.digest:
         return False
     locked = AcceptedContract.load(of, contract)
+    if locked.own.weight != accepted.own.weight:
+        return False
     out = set(locked.contract.names) - set(accepted.contract.names)
     if not out or not set(accepted.contract.names) < set(locked.contract.names):
         return False
