@@ -1,4 +1,4 @@
-"""`python -m simulations`: simulated federations, the paper's experiment, benchmarks and chaos on one machine."""
+"""`python -m simulations`: simulated federations, the paper's experiment, benchmarks, chaos and attacks."""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from fedpp.cli import Command, Program
 PROGRAM = Program(
     name="python -m simulations",
     package="simulations",
-    description="Simulated federations, the paper's experiment, benchmarks and chaos on one machine.",
+    description="Simulated federations, the paper's experiment, benchmarks, chaos and attacks on one machine.",
     commands={
         "list": Command("simulation_commands:list_scenarios", "Print the scenarios that come with the project"),
         "run": Command("simulation_commands:run", "Run a scenario, and write its report"),
@@ -18,6 +18,9 @@ PROGRAM = Program(
         ),
         "bench": Command("simulation_commands:bench", "Measure time and memory, and print the figures"),
         "chaos": Command("simulation_commands:chaos", "Disturb whole deployments, and check what becomes of them"),
+        "attack": Command(
+            "simulation_commands:attack", "Attack masked runs as the documents say that they withstand, and check that"
+        ),
         "symbolic": Command(
             "simulation_commands:symbolic", "Search all orders of a round's messages for attacks, without cryptography"
         ),

@@ -1,4 +1,4 @@
-"""The commands of `python -m simulations`: scenarios, the paper's experiment, benchmarks, chaos and search."""
+"""The commands of `python -m simulations`: scenarios, the paper's experiment, benchmarks, chaos, attacks and search."""
 
 import argparse
 import json
@@ -192,6 +192,26 @@ def _shown(row: Mapping[str, Any]) -> list[str]:
     """Return the case of a row, which stands first, and its figures with their names."""
     texts = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in row.items()}
     return [text if name == "case" else f"{name} {text}" for name, text in texts.items()]
+
+
+def add_attack_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `attack`."""
+    to.add_argument("name", nargs="*", help="attacks, as the page on threats names them (default: all)")
+    to.add_argument("--short", action="store_true", help="fewer tries and connections, for a quick check")
+    add_json(to)
+
+
+def attack(*, name: list[str], short: bool, as_json: bool) -> int:
+    """Attack masked runs; return 1 if an attack learns more than chance, or a control less than it should."""
+    from .attacks import attack_command
+
+    rows = []
+    for row in attack_command.run(name, short=short):
+        rows.append(row)
+        print(attack_command.shown(row), file=sys.stderr if as_json else sys.stdout, flush=True)
+    if as_json:
+        print(json.dumps({"name": "attack", "rows": rows}))
+    return 0 if all(row["as designed"] for row in rows) else 1
 
 
 def add_symbolic_arguments(to: argparse.ArgumentParser) -> None:
