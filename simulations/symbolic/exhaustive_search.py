@@ -1,93 +1,62 @@
-"""Exhaustive search: all orders of messages in a few schedules, for violations of the promises and for dead ends.
-
-It does not search the signing of a run, two copies of one vault, a restore to a middle state, nor a revision that
-starts at its sites one after another. Three controls rest on an assumption in place of an attack's steps: without
-"counts in digest", "sum in T" or "challenge after sum" a wrong value is taken to be accepted.
-"""
+"""Exhaustive search: all orders of messages in each schedule, for violations of the promises and for dead ends."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
-from .known_sums import violation
-from .protocol_rules import ALL, RULES, Federation, Game, Question, World
-
-FEDERATIONS = (
-    *(Federation(members, colluders) for members in (3, 4) for colluders in (1, 2)),
-    Federation(3, 1, outsider=True),
-)
-REDUNDANT = ("base in context", "t certificates", "one state")  # each alone: T and the locks do its work
-PAIR = ("base in context", "t certificates")
-DEAD_END = "a world from which no run can be completed"
-Rules = tuple[str, ...]
+from .federation import Federation
+from .protocol_rules import ALL, DEAD_END, FEW, KNOWING, MORE_BURNS, OF_STARTS, Rules
+from .round_game import RoundGame
+from .schedules import FEDERATIONS, MANY, Schedule, schedules
+from .setting import Setting
+from .starting_game import StartingGame
+from .vault_world import World
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Questions that the adversary may put in one search."""
+class Game(Protocol):
+    """Worlds, and the moves between them."""
 
-    name: str
-    questions: Mapping[str, Question]
-    burns: bool = False
-    completes: bool = False  # an honest coordinator may put them: some run can be completed from every world
+    @property
+    def start(self) -> World:
+        """Return the world before the first message."""
+
+    def moves(self, world: World) -> Iterator[tuple[World, str]]:
+        """Yield the worlds after one message more, each with the promise that it breaks, or an empty text."""
+
+    def is_done(self, world: World) -> bool:
+        """Tell whether a run is completed."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """Result of a search: the violation, or an empty text, and how many worlds were visited."""
+    """Result of a search: the promise that breaks, or an empty text, and how many worlds were visited."""
 
     violation: str
     worlds: int
 
 
-def schedules(federation: Federation) -> Iterator[Schedule]:
-    """Yield the schedules of a federation. A crash loses nothing, as a vault stores its reply before it sends it."""
-    everybody, honest = federation.cohort, federation.honest
-    first = Question("A", 1, "W", "p", everybody)
-    forks = {
-        f"after {variant}": Question("A", 2, f"first/{variant}", "p", everybody, base="first", variant=variant)
-        for variant in (0, 1)
-    }
-    forged = replace(first, weights="chosen", base="forged", forged=True)
-    again, less = replace(first, run="B"), everybody - {honest[-1]}
-    revision = replace(first, run="R", cohort=less, revises="A")
-    successor = replace(revision, run="S", cohort=everybody - {honest[0]})
-    alone = everybody - {*honest[1:]}
-    yield Schedule("two rounds, and forks of the state between them", {"first": first, **forks}, completes=True)
-    yield Schedule("a state that colluders alone certify", {"first": first, "forged": forged})
-    yield Schedule("two runs from one model: same plan", {"first": first, "again": again})
-    yield Schedule("two runs from one model: other plan", {"first": first, "again": replace(again, plan="q")})
-    yield Schedule("two runs from one model: a site less", {"first": first, "again": replace(again, cohort=less)})
-    yield Schedule("a revision without a site", {"first": first, "revision": revision}, burns=True, completes=True)
-    if not federation.outsider:
-        fewer = replace(revision, cohort=everybody - {max(everybody)})
-        yield Schedule("a revision without a colluder", {"first": first, "revision": fewer}, burns=True, completes=True)
-    successors = {"first": first, "revision": revision, "successor": successor}
-    yield Schedule("two successors of a run", successors, completes=True)
-    yield Schedule("a cohort that is too small", {"first": replace(first, cohort=alone)})
-
-
-def search(game: Game) -> Found:
-    """Visit all worlds of a game until one violates a promise."""
+def search(game: Game, wanted: str = "", limit: str = "") -> Found:
+    """Visit all worlds of a game until one breaks a promise: the wanted one, if one is named, and not the limit."""
     todo, visited = deque([game.start]), {game.start}
     while todo:
-        for world in game.moves(todo.popleft()):
-            if world not in visited:
-                visited.add(world)
-                if found := min(world.faults, default="") or violation(game.known(world), game.federation.min_honest):
-                    return Found(found, len(visited))
-                todo.append(world)
+        for after, fault in game.moves(todo.popleft()):
+            if fault not in {"", limit} and fault == (wanted or fault):
+                return Found(fault, len(visited))
+            if after not in visited and fault in {"", limit}:
+                visited.add(after)
+                todo.append(after)
     return Found("", len(visited))
 
 
 def dead_end(game: Game) -> Found:
-    """Visit all worlds that an honest coordinator can come to; find one from which no run can be completed."""
-    game = replace(game, variants=1, burns=True, honest=True)
+    """Visit all worlds; find one from which no run can be completed."""
     before: dict[World, list[World]] = {game.start: []}
     todo = deque([game.start])
     while todo:
         world = todo.popleft()
-        for after in game.moves(world):
+        for after, _ in game.moves(world):
             if after not in before:
                 before[after] = []
                 todo.append(after)
@@ -102,31 +71,63 @@ def dead_end(game: Game) -> Found:
     return Found(DEAD_END if len(completing) < len(before) else "", len(before))
 
 
-def searched(federation: Federation, off: Rules = ()) -> Found:
-    """Search all schedules of a federation with these rules off, until a violation or a dead end is found."""
-    worlds = 0
-    for schedule in schedules(federation):
-        game = Game(federation, schedule.questions, ALL - set(off), burns=schedule.burns)
-        large = len(federation.cohort) >= federation.min_honest + federation.colluders
-        for visit in (search, dead_end) if schedule.completes and large else (search,):
-            found = visit(game)
-            worlds += found.worlds
-            if found.violation:
-                return Found(found.violation, worlds)
-    return Found("", worlds)
+def searched(of: Federation, off: Rules = ()) -> Found:
+    """Search all schedules of a federation, with some rules off, for all violations but known limits, and dead ends."""
+    return _first((*_violations(of, off, long=not off), *_dead_ends(of, off, long=not off)))
 
 
-def control(off: Rules) -> Found:
-    """Search one federation after another with these rules off, until a violation or a dead end is found."""
+def control(off: Rules, wanted: str) -> Found:
+    """Search one federation after another with these rules off, until the wanted promise breaks."""
+    searches = (
+        find
+        for of in FEDERATIONS
+        for find in (_dead_ends(of, off) if wanted == DEAD_END else _violations(of, off, wanted))
+    )
+    return _first(searches)
+
+
+def limits() -> Mapping[str, tuple[Callable[[], Found], str]]:
+    """Return the search that shows each limit, and what it finds."""
+    of = Federation(5, 2, 2)
+    colluder = next(schedule for schedule in schedules(of) if schedule.limit)
+    one = next(schedule for schedule in schedules(of) if schedule.burns)
+    more = ALL | {MORE_BURNS}
+    return {
+        "burn of a colluder": (partial(search, _game(of, colluder), KNOWING), KNOWING),
+        "no limit by more burns": (partial(search, _game(of, colluder, more)), ""),
+        "dead end by more burns": (partial(dead_end, _game(of, one, more, honest=True)), DEAD_END),
+        "burn of a lost machine": (partial(search, _game(of, one, lost=True)), FEW),
+    }
+
+
+def _first(searches: Iterable[Callable[[], Found]]) -> Found:
     worlds = 0
-    for federation in FEDERATIONS:
-        found = searched(federation, off)
+    for find in searches:
+        found = find()
         worlds += found.worlds
         if found.violation:
             return Found(found.violation, worlds)
     return Found("", worlds)
 
 
-def controls() -> tuple[Rules, ...]:
-    """Return the rules of each control: each alone, but the redundant ones, of which a pair."""
-    return (*((rule,) for rule in RULES if rule not in REDUNDANT), PAIR)
+def _violations(of: Federation, off: Rules, wanted: str = "", *, long: bool = False) -> Iterator[Callable[[], Found]]:
+    if of.members < MANY + 1:
+        yield partial(search, StartingGame(of, ALL - set(off)), wanted)
+    for schedule in schedules(of):
+        if (long or not schedule.long) and (not off or not OF_STARTS.issuperset(off)):
+            yield partial(search, _game(of, schedule, ALL - set(off)), wanted, schedule.limit)
+
+
+def _dead_ends(of: Federation, off: Rules, *, long: bool = True) -> Iterator[Callable[[], Found]]:
+    for schedule in schedules(of):
+        completes = schedule.completes and of.is_large_enough(of.cohort) and not of.copied
+        if completes and (long or not schedule.long) and (not off or not OF_STARTS.issuperset(off)):
+            yield partial(dead_end, _game(of, schedule, ALL - set(off), honest=True))
+
+
+def _game(
+    of: Federation, schedule: Schedule, rules: frozenset[str] = ALL, *, honest: bool = False, lost: bool = False
+) -> RoundGame:
+    """Return the game of a schedule; an honest coordinator names one T in a context."""
+    burns, variants = (True, 1) if honest else (schedule.burns, schedule.variants)
+    return RoundGame(Setting(of, schedule.questions, rules, variants, burns, lost, honest))

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import NamedTuple
 
+from .protocol_rules import FEW, MIXED, PLANS, SHARED
+
 _PRIME = 2**31 - 1
 Context = tuple[str, ...]
 
@@ -41,19 +43,21 @@ def known_sums(seen: Iterable[Mapping[Symbol, int]]) -> tuple[Vector, ...]:
 def violation(sums: Iterable[Vector], min_honest: int) -> str:
     """Return how known sums break the promise of one sum for each base model, or an empty text.
 
-    Each must be the plain sum of the updates of at least `min_honest` sites at one base model, and no site's updates
-    at one base model may be in two of them.
+    Each must be the plain sum of the updates of at least `min_honest` sites at one base model and plan, and no site's
+    updates at one base model may be in two of them.
     """
     used: set[tuple[int, str]] = set()
     for vector in sums:
         updates = [symbol for symbol, _ in vector if isinstance(symbol, Update)]
         sites = {(update.site, update.weights) for update in updates}
         if len({update.weights for update in updates}) > 1:
-            return "a known sum mixes base models"
+            return MIXED
         if len(sites) < min_honest:
-            return "a known sum has too few honest sites"
+            return FEW
         if len(sites) < len(updates) or sites & used or any(coefficient != 1 for _, coefficient in vector):
-            return "two known sums of one base model share a site"
+            return SHARED
+        if len({update.plan for update in updates}) > 1:
+            return PLANS
         used |= sites
     return ""
 

@@ -5,39 +5,55 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from .exhaustive_search import FEDERATIONS, PAIR, REDUNDANT, Found, control, controls, searched
-from .protocol_rules import RULES, Federation
+from .exhaustive_search import Found, control, limits, searched
+from .federation import Federation
+from .protocol_rules import CONTROLS, LIMITS, REDUNDANT, RULES, Rules
+from .schedules import FEDERATIONS
 
 Row = dict[str, Any]
 
 
 def run() -> Iterator[Row]:
-    """Yield a row for each federation, each control and each redundant rule: what was found, and as designed or not."""
+    """Yield a row for each federation, control, redundant rule and limit: what was found, and as designed or not."""
     for federation in FEDERATIONS:
-        yield _row(_title(federation), partial(searched, federation), wanted=False)
-    for off in controls():
-        yield _row(f"without {' and '.join(off)}", partial(control, off), wanted=True, rules=off)
-    for rule in REDUNDANT:
-        row = _row(f"without {rule}", partial(searched, FEDERATIONS[0], (rule,)), wanted=False, rules=(rule,))
-        yield {**row, "redundant": True}
+        yield _row(_title(federation), partial(searched, federation), "")
+    for off, wanted in CONTROLS.items():
+        yield _row(f"without {' and '.join(off)}", partial(control, off, wanted), wanted, off)
+    for off, reason in REDUNDANT.items():
+        row = _row(f"without {' and '.join(off)}", partial(_everywhere, off), "", off)
+        yield {**row, "redundant": reason}
+    for name, (find, wanted) in limits().items():
+        yield {**_row(f"limit: {name}", find, wanted), "limit": LIMITS[name]}
 
 
 def shown(row: Row) -> str:
     """Return a row as a line."""
-    found = row["found"] or ("nothing: redundant" if row.get("redundant") else "nothing")
+    found = row["found"] or (f"nothing: {row['redundant']}" if "redundant" in row else "nothing")
     designed = "as designed" if row["as designed"] else "NOT AS DESIGNED"
-    return f"{row['search']:60} {row['worlds']:7} worlds {row['seconds']:6.1f} s  {designed}: {found}"
+    return f"{row['search']:52} {row['worlds']:7} worlds {row['seconds']:6.1f} s  {designed}: {found}"
 
 
 def notes() -> Iterator[str]:
     """Yield what the rows mean."""
-    yield "as designed: with all rules nothing is found; without one of them an attack is found, or a dead end"
-    yield f"redundant: a rule that can be left out alone; of {' and '.join(PAIR)} one is needed"
+    yield "as designed: with all rules nothing is found but the limits; without one of them an attack, or a dead end"
     yield "the rules:"
     yield from (f"  {name}: {text}" for name, text in RULES.items())
+    yield "the limits:"
+    yield from (f"  {name}: {text}" for name, text in LIMITS.items())
 
 
-def _row(title: str, find: Callable[[], Found], *, wanted: bool, rules: tuple[str, ...] = ()) -> Row:
+def _everywhere(off: Rules) -> Found:
+    """Search all federations with these rules off."""
+    worlds = 0
+    for federation in FEDERATIONS:
+        found = searched(federation, off)
+        worlds += found.worlds
+        if found.violation:
+            return Found(found.violation, worlds)
+    return Found("", worlds)
+
+
+def _row(title: str, find: Callable[[], Found], wanted: str, rules: Rules = ()) -> Row:
     started = time.perf_counter()
     found = find()
     return {
@@ -46,10 +62,10 @@ def _row(title: str, find: Callable[[], Found], *, wanted: bool, rules: tuple[st
         "found": found.violation,
         "worlds": found.worlds,
         "seconds": time.perf_counter() - started,
-        "as designed": bool(found.violation) == wanted,
+        "as designed": found.violation == wanted,
     }
 
 
 def _title(of: Federation) -> str:
-    colluding = "none colluding" if of.outsider else f"{of.colluders} colluding"
-    return f"all rules, {of.members} members, {colluding}"
+    colluding = f"{of.colluding or 'none'} colluding"
+    return f"all rules, {of.members} members, {colluding}{', one copied' if of.copied else ''}"

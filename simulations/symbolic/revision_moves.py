@@ -1,0 +1,163 @@
+"""Locks, and the moves of a vault between runs: it signs a revision, abandons one, and burns a context."""
+
+from collections.abc import Iterator
+
+from .protocol_rules import FORK
+from .setting import Setting
+from .vault_world import Fact, Vault, World
+
+Move = tuple[Fact, str]  # what a vault stores, and which promise breaks by it, or an empty text
+
+
+def starts(setting: Setting, world: World, index: int) -> Iterator[Move]:
+    """Yield revisions that a vault signs (S2): no lock of it forbids them, and it has signed no other."""
+    vault, site = world.vaults[index], setting.site_of(index)
+    for run, name in setting.first.items():
+        question = setting.questions[name]
+        if (
+            question.revises
+            and site in question.cohort
+            and not {Fact("start", run), Fact("abandon", run)} & vault
+            and ("cohort size" not in setting.rules or setting.federation.is_large_enough(question.cohort))
+            and ("one successor" not in setting.rules or not _works_for(setting, vault, question.revises))
+            and ("certified base" not in setting.rules or has_base(setting, world, name))
+            and ("agreed revision" not in setting.rules or is_free(setting, world, vault, name))
+        ):
+            yield Fact("start", run), ""
+
+
+def abandons(setting: Setting, world: World, index: int) -> Iterator[Move]:
+    """Yield revisions that a vault leaves, for ever."""
+    vault = world.vaults[index]
+    for run, name in setting.first.items():
+        left = Fact("abandon", run)
+        if Fact("start", run) in vault and left not in vault and _is_asked_to_abandon(setting, world, name):
+            trains = any(Fact("train", of) in vault for of in setting.questions if setting.questions[of].run == run)
+            shown = world.having(left) or (setting.is_helped(name) and not setting.honest)
+            if not trains or shown or "no way back" not in setting.rules:
+                yield left, ""
+
+
+def burns(setting: Setting, world: World, index: int) -> Iterator[Move]:
+    """Yield contexts in which a vault signs that it has released nothing, and never will."""
+    vault, site = world.vaults[index], setting.site_of(index)
+    for name, question in setting.questions.items():
+        if site in question.cohort and _is_asked_to_burn(setting, world, site, name):
+            for variant in (0,) if "burn of a context" in setting.rules else range(setting.variants):
+                fact = Fact("burn", name, variant)
+                if fact not in vault and (setting.lost or not setting.has(vault, "release", name)):
+                    yield fact, ""
+
+
+def is_burned(setting: Setting, vault: Vault, name: str, variant: int) -> bool:
+    """Tell whether a vault has burned this T of a question's context."""
+    return setting.has(vault, "burn", name, (0,) if "burn of a context" in setting.rules else (variant,))
+
+
+def is_current(setting: Setting, world: World, index: int, name: str) -> bool:
+    """Tell whether a vault works for a question's run, and has not trained in a later round of it."""
+    question, vault = setting.questions[name], world.vaults[index]
+    if question.revises and (Fact("abandon", question.run) in vault or not _is_started(setting, world, name)):
+        return False
+    trained = (setting.questions[of] for purpose, of, _ in vault if purpose == "train")
+    return all(of.run != question.run or of.round <= question.round for of in trained)
+
+
+def may_release(setting: Setting, vault: Vault, name: str) -> bool:
+    """Tell whether a vault has not signed a revision of a question's run, or has abandoned it."""
+    return "agreement binds" not in setting.rules or not _works_for(setting, vault, setting.questions[name].run)
+
+
+def is_free(setting: Setting, world: World, vault: Vault, name: str) -> bool:
+    """Tell whether no release of a vault forbids a question: the locks of the base model's weights."""
+    return not any(
+        _forbids(setting, locked, name) and not _is_moved(setting, world, locked, variant, name)
+        for purpose, locked, variant in vault
+        if purpose == "release"
+    )
+
+
+def has_base(setting: Setting, world: World, name: str) -> bool:
+    """Tell whether the base of a question is certified; an initial model needs no certificate."""
+    question = setting.questions[name]
+    certified = (
+        question.base and not question.forged and setting.has_certificate(world, question.base, question.variant)
+    )
+    return not question.base or bool(certified)
+
+
+def fork(setting: Setting, world: World, name: str) -> str:
+    """Return a fault if another successor of a question's parent is at work beside its run."""
+    question = setting.questions[name]
+    others = set(setting.successors.get(question.revises, ())) - {question.run}
+    stepped = {setting.questions[fact.about].run for _, fact in world.stored("step")}
+    return FORK if question.revises and stepped & others else ""
+
+
+def _forbids(setting: Setting, locked: str, asked: str) -> bool:
+    old, new = setting.questions[locked], setting.questions[asked]
+    if old == new or old.weights != new.weights:
+        return False
+    if old.cohort != new.cohort:
+        return "lock" in setting.rules
+    if old.plan != new.plan:
+        return {"lock", "plan in lock"} <= setting.rules
+    return "no second mask" in setting.rules
+
+
+def _is_moved(setting: Setting, world: World, locked: str, variant: int, asked: str) -> bool:
+    """Tell whether a lock moves to a question: a smaller cohort, without sites that burned the context."""
+    old, new = setting.questions[locked], setting.questions[asked]
+    if not new.cohort < old.cohort or old.plan != new.plan:
+        return False
+    out = old.cohort - new.cohort
+    burned = {site for site in setting.honest_of[locked] if is_burned(setting, world.vaults[site], locked, variant)}
+    colluding = old.cohort - set(setting.federation.honest)  # these sign anything
+    voices = burned | (colluding & out if setting.honest else colluding)
+    if "more burns" in setting.rules and max(len(out), len(voices) - 1) < setting.federation.colluders:
+        return False
+    return "burn before move" not in setting.rules or out - colluding <= burned
+
+
+def _works_for(setting: Setting, vault: Vault, parent: str) -> bool:
+    """Tell whether a vault has signed a successor of a run, and not abandoned it."""
+    runs = setting.successors.get(parent, ())
+    return any(Fact("start", run) in vault and Fact("abandon", run) not in vault for run in runs)
+
+
+def _is_started(setting: Setting, world: World, name: str) -> bool:
+    """Tell whether the whole cohort of a revision has signed it, and t members of the old run."""
+    question = setting.questions[name]
+    signed = {setting.site_of(index) for index, fact in world.stored("start") if fact.about == question.run}
+    old = setting.questions[setting.first[question.revises]].cohort
+    voices = signed | (question.cohort - set(setting.federation.honest))
+    enough = len(voices & old) >= setting.federation.threshold(old) or "t of the old" not in setting.rules
+    return signed.issuperset(setting.honest_of[name]) and enough
+
+
+def _is_asked_to_burn(setting: Setting, world: World, site: int, name: str) -> bool:
+    """Tell whether a site is asked to burn: a lock may then move, and an honest coordinator needs it for a revision."""
+    asked = setting.questions[name]
+    if not setting.honest:
+        moves = any(site not in of.cohort and of.weights == asked.weights for of in setting.questions.values())
+        return setting.burns and (moves or "more burns" in setting.rules)
+    return any(other.about == name for _, other in world.stored("release")) and any(
+        site not in revision.cohort
+        and revision.weights == asked.weights
+        and setting.federation.is_large_enough(revision.cohort)
+        and not world.having(Fact("abandon", run))
+        for run in setting.successors.get(asked.run, ())
+        for revision in (setting.questions[setting.first[run]],)
+    )
+
+
+def _is_asked_to_abandon(setting: Setting, world: World, name: str) -> bool:
+    """Tell whether a site is asked to abandon a revision: by an honest coordinator only while another way is open.
+
+    That is the old run, until a site burned for the revision; then a revision for which a site burned as well.
+    """
+    asked = setting.questions[name]
+    burned = {setting.site_of(index) for index, _ in world.stored("burn")}
+    ways = [run for run in setting.successors[asked.revises] if burned - setting.questions[setting.first[run]].cohort]
+    kept = [run for run in ways if not world.having(Fact("abandon", run))]
+    return not setting.honest or kept != [asked.run]
