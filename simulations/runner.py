@@ -47,7 +47,7 @@ def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) ->
             config = scenario.run_config(hospitals.domain.card().to_json(), out / "federation")
             record = _federate(scenario, hospitals.sites, config.to_flower())
         if scenario.run.secure_aggregation:
-            model = opened(out / "federation" / "model.sealed", hospitals.domain).model()
+            model = opened(out / "federation" / "model.sealed", hospitals.domain).state.model()
             model.save(out / "federation" / "model.npz")
     federated = time.monotonic()
     compared = _compared(scenario, hospitals, record, out / "federation" / "model.npz")

@@ -67,7 +67,7 @@ class Trial:
         """Return the weights at the end of a run, as rows."""
         if (run.out / CLEAR).exists():
             return EncryptedModel.load(run.out / CLEAR).rows
-        return opened(run.out / SEALED, self.cluster.hospitals.domain).rows
+        return opened(run.out / SEALED, self.cluster.hospitals.domain).state.rows
 
 
 def proxy(trial: Trial) -> Iterator[Row]:

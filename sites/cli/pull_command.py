@@ -1,6 +1,7 @@
 """`fedpp-site pull`: unseal the model of a finished run in the secret zone of a member."""
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from fedpp.protocol.certified_model import CertifiedModel
 
 CIPHERTEXT, PLAIN = ".npz", ".keras"
+SEALED_BY_ONE = "sealed by a member, and certified by none"
+IN_CLEAR = "of a run in clear: the coordinator made it, and nobody certified it"
 
 
 def add_pull_arguments(to: argparse.ArgumentParser) -> None:
@@ -23,10 +26,21 @@ def add_pull_arguments(to: argparse.ArgumentParser) -> None:
     add_domain(to)
     to.add_argument("run", metavar="RUN", type=path, help="file model.sealed, or number of the run with --identity")
     to.add_argument("--identity", type=path, help="identity folder of the joined site, whose node kept the model")
+    to.add_argument("--partial", action="store_true", help="take the state of a masked run that has not ended")
+    to.add_argument("--in-clear", action="store_true", help="take the model of a run in clear, which nobody certified")
     to.add_argument("--out", type=path, required=True, help="new file: model.npz (ciphertext) or model.keras (plain)")
 
 
-def pull(*, run: Path, identity: Path | None, domain: Path, out: Path, passphrase: PassphraseSource) -> int:
+def pull(
+    *,
+    run: Path,
+    identity: Path | None,
+    domain: Path,
+    partial: bool,
+    in_clear: bool,
+    out: Path,
+    passphrase: PassphraseSource,
+) -> int:
     """Unseal the model of a finished run: as ciphertext (--out model.npz), or for plain images (--out model.keras)."""
     from fedpp.files import create_exclusively
 
@@ -35,14 +49,24 @@ def pull(*, run: Path, identity: Path | None, domain: Path, out: Path, passphras
     require_new(out)
     source = source_of(run, identity)
     key = open_domain(domain, passphrase)
-    state = opened(source, key)
+    found = opened(source, key, partial=partial, in_clear=in_clear)
+    state = found.state
     if out.suffix == CIPHERTEXT:
         create_exclusively(out, state.model().content())
     else:
         create_exclusively(out, plain_model(state, key))
         note("this file holds the model in clear, readable for whoever gets it")
     print(printable(f"{out}  round {state.round}, classes {', '.join(state.classes)}"))
+    print(printable(found.origin))
     return 0
+
+
+@dataclass(frozen=True)
+class PulledModel:
+    """A state, and a line that says who vouches for it."""
+
+    state: "GlobalState"
+    origin: str
 
 
 def source_of(named: Path, identity: Path | None) -> Path:
@@ -63,10 +87,11 @@ def source_of(named: Path, identity: Path | None) -> Path:
     return kept
 
 
-def opened(file: Path, domain: "KeyDomain") -> "GlobalState":
-    """Return the state in a file: certified by the members of a masked run, sealed, or in clear of a run in clear.
+def opened(file: Path, domain: "KeyDomain", *, partial: bool = False, in_clear: bool = False) -> PulledModel:
+    """Return the model in a file: certified by the members of a masked run, sealed, or of a run in clear.
 
-    Raises `ModelError` or `MaskError`, and `FederationError` for a certificate that is not the members'.
+    Raises `ModelError` or `MaskError`, and `FederationError` for a certificate that is not the members'. The state of a
+    run that had not ended needs `partial`, one that nobody sealed `in_clear`.
     """
     from fedpp.aggregation.global_state import GlobalState
     from fedpp.keys.sealed_state import is_sealed
@@ -80,34 +105,51 @@ def opened(file: Path, domain: "KeyDomain") -> "GlobalState":
             "with --identity"
         ) from None
     if is_certified(content):
-        return certified_state(CertifiedModel.from_bytes(content), domain)
+        return certified_state(CertifiedModel.from_bytes(content), domain, partial=partial)
     if is_sealed(content):
         _, records = domain.state_sealer().unseal([content])
-        content = b"".join(records)
+        content, origin = b"".join(records), SEALED_BY_ONE
+    else:
+        origin = IN_CLEAR
     state = GlobalState.from_bytes(content)
-    if state.domain != domain.card().fingerprint:
-        raise DomainMismatchError(
-            f"the model belongs to domain {state.domain[:16]}, the key to {domain.card().fingerprint[:16]}: "
-            "take the key folder of its epoch"
+    _require_domain(state.domain, domain)
+    if origin == IN_CLEAR and not in_clear:
+        raise ModelError(
+            f"{file} holds a model that nobody sealed or certified: whoever gave it chose its weights; if it is of a "
+            "run in clear, --in-clear takes it"
         )
-    return state
+    return PulledModel(state, origin)
 
 
-def certified_state(model: "CertifiedModel", domain: "KeyDomain") -> "GlobalState":
-    """Return the state of a masked run's model; raise a `FedppError` unless its members certified it."""
+def certified_state(model: "CertifiedModel", domain: "KeyDomain", *, partial: bool) -> PulledModel:
+    """Return the state of a masked run's model; raise a `FedppError` unless its members certified it.
+
+    Unless `partial`, it must be the state that the run ended with, so that no later one supersedes it.
+    """
     from ..vault.masked_runs.run_site import digest_key
     from ..vault.masked_runs.sealed_stage import SealedStage
 
-    if model.contract.spec.domain != domain.card().fingerprint:
-        raise DomainMismatchError(
-            f"the model belongs to domain {model.contract.spec.domain[:16]}, the key to "
-            f"{domain.card().fingerprint[:16]}: take the key folder of its epoch"
-        )
+    _require_domain(model.contract.spec.domain, domain)
     model.require(domain.card().ca_key)
     stage = SealedStage.unseal(domain.state_sealer(), [model.sealed]).stage
     if stage.digest(digest_key(domain)) != model.certificate.state:
         raise ModelError("the sealed state is not the one that the run's members certified: fetch the model again")
-    return stage.state
+    if stage.due != "end" and not partial:
+        raise ModelError(
+            f"this is the state after round {stage.number} of a run that had not ended: a later one may supersede it; "
+            "wait for the run's end, or take it with --partial"
+        )
+    ended = "the end" if stage.due == "end" else f"round {stage.number}, before the end"
+    signers = ", ".join(model.certificate.signers)
+    return PulledModel(stage.state, f"run {model.certificate.run[:16]}, {ended}, certified by {signers}")
+
+
+def _require_domain(of: str, domain: "KeyDomain") -> None:
+    own = domain.card().fingerprint
+    if of != own:
+        raise DomainMismatchError(
+            f"the model belongs to domain {of[:16]}, the key to {own[:16]}: take the key folder of its epoch"
+        )
 
 
 def plain_model(state: "GlobalState", domain: "KeyDomain") -> bytes:

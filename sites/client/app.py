@@ -13,6 +13,7 @@ import json
 import logging
 import secrets
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -217,10 +218,26 @@ def evaluate(query: Query) -> RecordDict:
     with participating(query, request.run_spec) as part:
         model = part.state(request)
         counts = part.counts(part.trainer(model.rows), "test", request.round)
-        # As it came: sealed, where the run is masked.
-        replace(query.site.work / "models" / f"{query.run}.state", messages.state_of(query.content), mode=0o640)
+        _keep(part, query.site.work / "models" / f"{query.run}.state", model)
         part.cache.release()
         return RecordDict({messages.METRICS: MetricRecord(counts.to_mapping())})
+
+
+def _keep(part: Participation, path: Path, model: GlobalState) -> None:
+    """Keep a run's final model as it came: sealed, where the run is masked; another one does not replace it."""
+    sent = messages.state_of(part.query.content)
+    if not path.exists():
+        replace(path, sent, mode=0o640)
+    elif path.read_bytes() != sent and not _is(part, path.read_bytes(), model):
+        raise FederationError("this site keeps another final model of this run: it is not replaced")
+
+
+def _is(part: Participation, kept: bytes, model: GlobalState) -> bool:
+    """Tell whether the bytes of a kept model, which may be sealed anew, are this one."""
+    try:
+        return part.unsealed(kept, model.round).digest == model.digest
+    except (FederationError, ModelError):  # of another round
+        return False
 
 
 @app.query(messages.LOCAL_BASELINE)

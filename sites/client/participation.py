@@ -88,7 +88,7 @@ class Participation(LocalTraining):
         sent = messages.state_of(content) if received else self.cache.held(request.base)
         if sent is None:
             raise FederationError(messages.LOST_BASE)
-        state = GlobalState.from_bytes(self.aggregation.unseal(about(self.nonce, number), sent))
+        state = self.unsealed(sent, number)
         local_round.require_state(self.run_spec, state, number)
         self.cache.require_same(state)
         if request.base not in {"", state.digest}:
@@ -99,6 +99,10 @@ class Participation(LocalTraining):
         if received:
             self.cache.hold(state, sent)
         return state
+
+    def unsealed(self, sent: bytes, number: int) -> GlobalState:
+        """Return the state of a round from the bytes as which it was sent."""
+        return GlobalState.from_bytes(self.aggregation.unseal(about(self.nonce, number), sent))
 
     def sealed(self, state: GlobalState) -> bytes:
         """Return a state as it is sent: sealed by the vault where the run is masked."""

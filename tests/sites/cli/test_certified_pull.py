@@ -15,6 +15,7 @@ from fedpp.protocol.certified_model import CertifiedModel
 from fedpp.protocol.run_statements import SignedStatement
 from fedpp.protocol.state_certificate import StateCertificate
 from sites.cli import pull_command
+from sites.cli.pull_command import PulledModel
 
 
 def model_of(coordinator: Coordinator, number: int) -> CertifiedModel:
@@ -42,10 +43,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Certifi
         yield models, coordinator.stages()[0]
 
 
-def read(folder: Path, model: CertifiedModel, domain: KeyDomain = DOMAIN) -> object:
-    """Return the state in a model's file."""
+def read(folder: Path, model: CertifiedModel, domain: KeyDomain = DOMAIN, *, partial: bool = True) -> PulledModel:
+    """Return the model in a file."""
     (folder / "model.sealed").write_bytes(model.to_bytes())
-    return pull_command.opened(folder / "model.sealed", domain)
+    return pull_command.opened(folder / "model.sealed", domain, partial=partial)
 
 
 def test_a_certified_model_is_the_state_that_its_members_have(
@@ -53,7 +54,31 @@ def test_a_certified_model_is_the_state_that_its_members_have(
 ) -> None:
     """A member reads from the file the state of the round that the file is of."""
     models, stage = run
-    assert read(tmp_path, models[1]) == stage.state
+    assert read(tmp_path, models[1]).state == stage.state
+
+
+def test_the_state_of_a_run_that_had_not_ended_is_taken_on_demand_only(
+    run: tuple[list[CertifiedModel], RunStage], tmp_path: Path
+) -> None:
+    """A later state may supersede it; what was taken says so, with the run and its signers."""
+    (model, _), _ = run
+    with pytest.raises(ModelError, match=r"the state after round 1 of a run that had not ended: .* with --partial$"):
+        read(tmp_path, model, partial=False)
+    signers = ", ".join(model.certificate.signers)
+    expected = f"run {model.certificate.run[:16]}, round 1, before the end, certified by {signers}"
+    assert read(tmp_path, model).origin == expected
+
+
+def test_the_model_of_an_ended_run_names_its_run_and_signers(tmp_path: Path) -> None:
+    """After the rounds of training, validation and test nothing supersedes it."""
+    with opened(tmp_path / "hospitals") as hospitals:
+        coordinator = Coordinator(hospitals, contract_of(hospitals, rounds=1)).begin()
+        for number in (1, 2, 3):
+            coordinator.round(number)
+        model = model_of(coordinator, 3)
+    signers = ", ".join(model.certificate.signers)
+    found = read(tmp_path, model, partial=False)
+    assert found.origin == f"run {model.certificate.run[:16]}, the end, certified by {signers}"
 
 
 def test_a_model_that_is_not_certified_is_refused(run: tuple[list[CertifiedModel], RunStage], tmp_path: Path) -> None:

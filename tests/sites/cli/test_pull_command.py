@@ -63,7 +63,10 @@ def test_a_run_without_masking_leaves_a_state_in_clear(member: tuple[KeyDomain, 
     spelled = np.frombuffer(b'"format":"fedpp-sealed-1"'.ljust(32), "<f8")
     rows = {**state.rows, first: np.resize(spelled, state.rows[first].shape)}
     (folder / "clear.state").write_bytes(replace(state, rows=rows).to_bytes())
-    site(*pull(folder, folder / "clear.state", "a.npz"))
+    assert "nobody sealed or certified" in error_of(*pull(folder, folder / "clear.state", "a.npz"))
+    assert not (folder / "a.npz").exists()
+    done = site(*pull(folder, folder / "clear.state", "a.npz", "--in-clear"))
+    assert done.stdout.splitlines()[1] == "of a run in clear: the coordinator made it, and nobody certified it"
     np.testing.assert_array_equal(EncryptedModel.load(folder / "a.npz").rows[first], rows[first])
 
 
@@ -88,7 +91,8 @@ def test_the_plain_model_predicts_on_plain_images_what_ciphertext_does(
     """Stock Keras loads it without fedpp's classes, and its logits are the decrypted ones to 1e-9."""
     domain, folder = member
     printed = site(*pull(folder, folder / "model.sealed", "model.keras"))
-    assert printed.stdout == f"{folder / 'model.keras'}  round 0, classes no, yes\n"
+    sealed = "sealed by a member, and certified by none"
+    assert printed.stdout == f"{folder / 'model.keras'}  round 0, classes no, yes\n{sealed}\n"
     assert "note: this file holds the model in clear, readable for whoever gets it\n" in printed.stderr
     model = keras.models.load_model(folder / "model.keras")
     dataset = write_dataset(folder / "data", domain, plaintext)

@@ -440,6 +440,19 @@ def test_the_final_model_is_kept_in_the_site_s_folder(both: list[Node], domain: 
 
 
 @BOTH
+def test_a_kept_model_is_not_replaced(both: list[Node], domain: KeyDomain, masked: bool):
+    """The same state, sealed anew, is the kept one; another final model of the same run is refused."""
+    run_spec = run_spec_of(domain, masked=masked)
+    first, other = (initial_state(domain, run_spec, number=number) for number in (3, 4))
+    content = sent(domain, run_spec, first)
+    for again in (content, sent(domain, run_spec, first)):
+        assert set(both[0].reply_to(messages.EvaluateRequest(run_spec, 4), again)) == {messages.METRICS}
+    refused = both[0].reply_to(messages.EvaluateRequest(run_spec, 5), sent(domain, run_spec, other))
+    assert reason(refused) == "this site keeps another final model of this run: it is not replaced"
+    assert kept(both[0].folder) == {"1.state": content}
+
+
+@BOTH
 def test_a_round_is_evaluated_on_the_validation_split_and_the_final_model_on_the_test_split(
     both: list[Node], domain: KeyDomain, masked: bool
 ):
