@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedpp.errors import FedppError
 
-from .laboratory import Laboratory
+from .scene.laboratory import Laboratory
 
 Off = Callable[[], AbstractContextManager[Any]]
 TOLERANCE = 0.01  # of the truth's standard deviation: a value so near is known

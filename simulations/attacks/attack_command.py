@@ -12,7 +12,7 @@ from fedpp.errors import ConfigError
 
 from .attack import Attack, Off
 from .attack_list import ATTACKS
-from .laboratory import Laboratory
+from .scene.laboratory import Laboratory
 
 Row = dict[str, Any]
 

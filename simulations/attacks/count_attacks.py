@@ -13,8 +13,8 @@ from fedpp.protocol.counts import SCORE_BINS, SCORE_EDGES
 from sites.vault.masked_runs.member_rounds import MemberRound
 
 from .attack import Attack, replaced
-from .laboratory import DOMAIN, Hospital, Laboratory, encrypted
-from .relaying_coordinator import Coordinator, contract_of
+from .scene.laboratory import DOMAIN, Hospital, Laboratory, encrypted
+from .scene.relaying_coordinator import Coordinator, contract_of
 
 CHANCE_OF_ALL = 0.0  # a masked word of 64 bits is hardly ever 0 or 1
 Words = NDArray[np.uint64]

@@ -23,8 +23,8 @@ from simulations.simulated_federation import ROOT
 from sites.vault import vault_calls
 
 from .attack import Attack, granted, replaced
-from .laboratory import Laboratory
-from .relaying_coordinator import Coordinator, contract_of
+from .scene.laboratory import Laboratory
+from .scene.relaying_coordinator import Coordinator, contract_of
 
 STATEMENTS = 4000  # in one request
 CONNECTIONS, SHORT_CONNECTIONS = 3000, 1200
@@ -116,7 +116,7 @@ def _asked(address: str) -> None:
 @contextmanager
 def _vault(laboratory: Laboratory) -> Iterator[str]:
     """Run a vault in a process of its own, and yield its address."""
-    command = [sys.executable, "-m", "simulations.attacks.flooded_vault", str(laboratory.folder), VAULT]
+    command = [sys.executable, "-m", "simulations.attacks.scene.flooded_vault", str(laboratory.folder), VAULT]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             address = process.stdout.readline().strip() if process.stdout else ""

@@ -14,8 +14,8 @@ from sites.vault.masked_runs.accepted_contract import AcceptedContract
 from sites.vault.masked_runs.run_journal import RunJournal
 
 from .attack import Attack, granted, replaced, share
-from .laboratory import Hospital, Laboratory
-from .relaying_coordinator import Coordinator, contract_of
+from .scene.laboratory import Hospital, Laboratory
+from .scene.relaying_coordinator import Coordinator, contract_of
 
 OTHER_SUM = "1" * 64  # its hash
 

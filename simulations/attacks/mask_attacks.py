@@ -9,9 +9,9 @@ from fedpp.aggregation import pair_masks
 from sites.vault.masked_runs import member_rounds
 
 from .attack import CHANCE, Attack, known, replaced
-from .colluding_member import Colluder
-from .laboratory import Laboratory
-from .relaying_coordinator import Coordinator, contract_of
+from .scene.colluding_member import Colluder
+from .scene.laboratory import Laboratory
+from .scene.relaying_coordinator import Coordinator, contract_of
 
 
 def strip_update(laboratory: Laboratory) -> float:

@@ -28,9 +28,9 @@ from fedpp.protocol.statement_chains import StatementChains
 from sites.vault.masked_runs import run_admission, run_endorsements, run_locks, run_revisions
 
 from .attack import CHANCE, Attack, known, replaced
-from .colluding_member import Colluder
-from .laboratory import DOMAIN, NETWORK, Hospital, Laboratory
-from .relaying_coordinator import DAY, Coordinator, contract_of
+from .scene.colluding_member import Colluder
+from .scene.laboratory import DOMAIN, NETWORK, Hospital, Laboratory
+from .scene.relaying_coordinator import DAY, Coordinator, contract_of
 
 EXPIRES = 4  # seconds, after which the first run is over
 CHANGING = RunLimits(max_changes=2)

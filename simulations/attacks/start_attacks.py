@@ -20,9 +20,9 @@ from sites.vault.masked_runs.run_stages import RunStages
 from sites.vault.masked_runs.sealed_stage import SealedStage
 
 from .attack import CHANCE, Attack, granted, known, replaced, share
-from .colluding_member import Colluder
-from .laboratory import DOMAIN, NETWORK, Hospital, Laboratory, encrypted
-from .relaying_coordinator import Coordinator, contract_of
+from .scene.colluding_member import Colluder
+from .scene.laboratory import DOMAIN, NETWORK, Hospital, Laboratory, encrypted
+from .scene.relaying_coordinator import Coordinator, contract_of
 
 KERNEL = "dense/kernel"
 COINS = 256  # that the member tries

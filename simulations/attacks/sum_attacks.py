@@ -20,9 +20,9 @@ from sites.vault.masked_runs import member_rounds
 from sites.vault.masked_runs.member_rounds import MemberRound
 
 from .attack import CHANCE, Attack, granted, known, replaced, share
-from .colluding_member import Colluder
-from .laboratory import DOMAIN, NETWORK, Hospital, Laboratory, encrypted
-from .relaying_coordinator import Coordinator, contract_of
+from .scene.colluding_member import Colluder
+from .scene.laboratory import DOMAIN, NETWORK, Hospital, Laboratory, encrypted
+from .scene.relaying_coordinator import Coordinator, contract_of
 
 DIMENSIONS = 3  # of the lattice of false sums: their values then change by about 2^43
 Integers = list[int]

@@ -4,6 +4,7 @@ A vault's trainer draws an update from the weights that it gets and from the hos
 repeats itself on equal weights, and on others has other results.
 """
 
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,17 +19,19 @@ from numpy.typing import NDArray
 from fedpp.aggregation.run_stage import RunStage
 from fedpp.config.contract_limits import RunLimits
 from fedpp.config.model_spec import ModelChoices, ModelSpec
-from fedpp.config.run_config import SPLITS
-from fedpp.config.site_policy import SitePolicy
+from fedpp.config.run_config import SPLITS, SiteConfig
+from fedpp.config.site_policy import SecureAggregation, SitePolicy
 from fedpp.config.task import Task
 from fedpp.dataset.dataset_manifest import SequenceRecord
 from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import VaultError
+from fedpp.keys import key_store
 from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.key_store import Site
+from fedpp.keys.sealed_secret import Passphrase
 from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import NO_BUNDLE
 from fedpp.protocol.run_contract import CohortMember, certificate_hash
@@ -43,6 +46,7 @@ from sites.vault.vault_service import VaultService
 DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=2)
 NETWORK = ModelSpec(Task(1, 8, 8, 1, ("no", "yes")), ModelChoices(filters=(3, 4), dense=5, lstm=4))
 SEQUENCES = {"train": 12, "validation": 12, "test": 12}  # each of a patient of its own
+SECURE_AGGREGATION: SecureAggregation = "required"  # in all policies
 READY_SECONDS = 20.0
 NAMES = ("East", "North", "South", "West", "Xenia", "Zenith")
 
@@ -81,6 +85,20 @@ class Hospital:
         """Return the classes of the validation split, in the dataset's order."""
         return _labels(self.name, len(self.dataset))[self.dataset.indices("validation")]
 
+    def images(self, split: str) -> NDArray[np.float64]:
+        """Return the images of a split, `[sequences, height, width]`."""
+        frames = _frames(self.name, len(self.dataset))[self.dataset.indices(split)]
+        return frames.reshape(len(frames), NETWORK.task.height, NETWORK.task.width)
+
+    @property
+    def config(self) -> SiteConfig:
+        """Return the configuration of the site's ClientApp, whose evaluation key is written if it is not there."""
+        keys = self.folder / "keys"
+        if not keys.exists():
+            key_store.join(keys, self.site, Passphrase(secrets.token_bytes(24), log2_cost=10))
+        key, policy = keys / key_store.EVALUATION_KEY, self.folder / "site.yaml"
+        return SiteConfig(self.dataset.path, key, self.address, policy, self.folder / "work")
+
     def start(self) -> "Hospital":
         """Start the vault."""
         with ExitStack() as stack:
@@ -102,7 +120,8 @@ class Hospital:
 
     def policy(self) -> SitePolicy:
         """Return the site's policy."""
-        return SitePolicy((NO_BUNDLE,), (self.dataset.manifest.fingerprint,), limits=self.limits)
+        datasets = (self.dataset.manifest.fingerprint,)
+        return SitePolicy((NO_BUNDLE,), datasets, limits=self.limits, secure_aggregation=SECURE_AGGREGATION)
 
     def member(self, weight: int) -> CohortMember:
         """Return the site's entry of a contract."""
@@ -183,16 +202,21 @@ def _labels(name: str, count: int) -> NDArray[np.int64]:
     return np.random.default_rng(list(name.encode())).integers(2, size=count)
 
 
+def _frames(name: str, count: int) -> NDArray[np.float64]:
+    task = NETWORK.task
+    return np.random.default_rng(list(name.encode())).normal(
+        size=(count, task.frames, task.height, task.width, task.channels)
+    )
+
+
 def _dataset(path: Path, name: str, times: int) -> EncryptedDataset:
     """Write and open an encrypted dataset of noise."""
     splits = [split for split, count in SEQUENCES.items() for _ in range(times * count)]
-    generator, cipher = np.random.default_rng(list(name.encode())), SequenceCipher(DOMAIN, "float64")
-    shape = (NETWORK.task.frames, NETWORK.task.height, NETWORK.task.width, NETWORK.task.channels)
+    cipher, labels, images = SequenceCipher(DOMAIN, "float64"), _labels(name, len(splits)), _frames(name, len(splits))
     with DatasetWriter(path, DOMAIN.card(), NETWORK.task, "float64") as writer:
-        for number, (split, label) in enumerate(zip(splits, _labels(name, len(splits)), strict=True)):
-            record = SequenceRecord(f"{number:032x}", f"{1000 + number:032x}", shape[0], split)
-            frames = cipher.frames(record.id, generator.normal(size=shape))
-            writer.add(record, frames, cipher.label(record.id, int(label), 2))
+        for number, (split, label, frames) in enumerate(zip(splits, labels, images, strict=True)):
+            record = SequenceRecord(f"{number:032x}", f"{1000 + number:032x}", NETWORK.task.frames, split)
+            writer.add(record, cipher.frames(record.id, frames), cipher.label(record.id, int(label), 2))
     return EncryptedDataset.open(path)
 
 

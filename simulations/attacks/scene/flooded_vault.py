@@ -1,6 +1,6 @@
 """Vault that is flooded: a process of its own, with as many descriptors as a process has by default.
 
-    python -m simulations.attacks.flooded_vault FOLDER bounded|unbounded
+    python -m simulations.attacks.scene.flooded_vault FOLDER bounded|unbounded
 
 `unbounded` takes away what limits connections, for the control.
 """

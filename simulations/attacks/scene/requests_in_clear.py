@@ -1,0 +1,133 @@
+"""Requests of a coordinator that chooses weights: they reach unaltered ClientApps as those of a run in clear.
+
+The real coordinator admits the sites, and is left there; the attacker continues with its records of the participants.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, field, replace
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+from numpy.typing import NDArray
+
+from fedpp.aggregation.global_state import GlobalState, initial, unflat
+from fedpp.aggregation.round_context import ring_of
+from fedpp.cli import load_tensorflow
+from fedpp.config.model_spec import ModelChoices
+from fedpp.config.run_config import RunConfig
+from fedpp.errors import FederationError
+from fedpp.protocol import messages
+from fedpp.protocol.counts import Counts
+from fedpp.protocol.run_spec import RunSpec
+from simulations.in_process_engine import InProcessClient, InProcessGrid
+
+from .laboratory import DOMAIN, SEQUENCES, Hospital
+
+CHOICES = ModelChoices(architecture="cnn", filters=(1,), kernel=1, dense=1, lstm=1)
+RATE = 0.01
+Rows = dict[str, NDArray[np.float64]]
+
+
+class _AdmittedError(Exception):
+    """The sites are admitted, and a request holds the record of the participants."""
+
+
+class _Grid(InProcessGrid):
+    """Grid that ends the coordinator's work when the sites are admitted."""
+
+    participants: ConfigRecord
+    run_spec: RunSpec
+
+    def push_messages(self, sent: Iterable[Message]) -> list[str]:
+        """Deliver the messages that ask for descriptions."""
+        requests = list(sent)
+        for request in requests:
+            if messages.PARTICIPANTS in request.content:
+                self.participants = messages.record(request.content, messages.PARTICIPANTS, ConfigRecord)
+                self.run_spec = messages.InitialRequest.read(request.content).run_spec
+                raise _AdmittedError
+        return super().push_messages(requests)
+
+
+@dataclass
+class ChoosingCoordinator:
+    """A coordinator that admitted the sites, and asks one of them about weights of its choice."""
+
+    grid: _Grid
+    asked: int = field(default=0)
+
+    @classmethod
+    def of(cls, hospitals: Sequence[Hospital], folder: Path) -> "ChoosingCoordinator":
+        """Let the real coordinator admit these hospitals to a run in clear."""
+        load_tensorflow(deterministic=True)
+        from coordinator.server.app import federate
+
+        config = RunConfig.of(
+            **CHOICES.values(),
+            sites=len(hospitals),
+            dtype="float64",
+            learning_rate=RATE,
+            batch_size=64,
+            epochs=1,
+            secure_aggregation=False,
+            card=DOMAIN.card().to_json(),
+            out=str(folder / "coordinator"),
+        )
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+        grid = _Grid(InProcessClient(of.config, number) for number, of in enumerate(hospitals, 1))
+        with suppress(_AdmittedError), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
+            federate(grid, config)
+        return cls(grid)
+
+    def zeros(self) -> Rows:
+        """Return rows of zero for each weight."""
+        return {spec.name: np.zeros((*spec.shape, DOMAIN.n)) for spec in self.grid.run_spec.network.weights()}
+
+    def evaluation(self, rows: Rows) -> Counts:
+        """Return the test counts of these weights at the first site; raise `FederationError` if it refuses."""
+        reply = self._reply(MessageType.EVALUATE, messages.EvaluateRequest, rows)
+        return Counts.from_mapping(dict(messages.record(reply, messages.METRICS, MetricRecord)))
+
+    def update(self, rows: Rows) -> Rows:
+        """Return the update of these weights at the first site; raise `FederationError` if it refuses."""
+        reply, run_spec = self._reply(MessageType.TRAIN, messages.TrainRequest, rows), self.grid.run_spec
+        ring, length = ring_of(run_spec), run_spec.network.parameters() * DOMAIN.n
+        examples = run_spec.weight(SEQUENCES["train"])
+        words = messages.words_of(reply, ring.bits, length)
+        return dict(unflat(ring.decode(words, examples), run_spec.network, DOMAIN.n))
+
+    def _reply(
+        self, kind: str, request: type[messages.EvaluateRequest | messages.TrainRequest], rows: Rows
+    ) -> RecordDict:
+        self.asked += 1
+        state = self._state(rows)
+        content = RecordDict(
+            {
+                messages.CONFIG: request(self.grid.run_spec, self.asked, base=state.digest).to_record(),
+                messages.PARTICIPANTS: self.grid.participants,
+                messages.ARRAYS: ArrayRecord({messages.STATE: messages.pack_state(state.to_bytes())}),
+            }
+        )
+        reply = self.grid.sites[1].answer(Message(content, dst_node_id=1, message_type=kind))
+        if reply is None:
+            raise FederationError("no reply")
+        if messages.REFUSAL in reply:
+            raise FederationError(str(messages.record(reply, messages.REFUSAL, ConfigRecord)["reason"]))
+        return reply
+
+    def _state(self, rows: Rows) -> GlobalState:
+        run_spec = self.grid.run_spec
+        state = initial(
+            rows,
+            network=run_spec.network,
+            domain=run_spec.domain,
+            dtype=run_spec.training.dtype,
+            classes=run_spec.network.task.classes,
+            rule=run_spec.server_optimizer,
+            salt="0" * 64,
+        )
+        return replace(state, round=self.asked - 1)
