@@ -206,15 +206,39 @@ def test_the_hash_commits_to_each_bit_of_the_sum(bits: int):
 
 @BOTH
 def test_the_coordinator_finds_damage_of_its_own_sum(bits: int):
-    """A sum of what was received passes the coordinator's own test; one with a flipped bit does not."""
-    updates = [drawn(bits, ROW + 1, seed) for seed in range(3)]
+    """A sum of what was received passes the coordinator's own test, and one with any bit flipped does not."""
+    length = 4 * ROW + 3
+    updates = [np.full(length, 2**bits - 1, f"<u{bits // 8}"), *(drawn(bits, length, seed) for seed in range(2))]
     total, test = added(updates), SumTest()
     for update in updates:
         test.add(update)
     test.require(total.low, total.carry)
-    total.low[ROW] ^= total.low.dtype.type(2 ** (bits - 1))
-    with pytest.raises(MaskError, match="memory and disk"):
-        test.require(total.low, total.carry)
+    for place in (0, ROW - 1, ROW, 4 * ROW, length - 1):
+        for array, bit in ((total.low, 0), (total.low, 31), (total.low, bits - 1), (total.carry, 0), (total.carry, 15)):
+            flip = array.dtype.type(1 << bit)
+            array[place] ^= flip
+            with pytest.raises(MaskError, match="memory and disk"):
+                test.require(total.low, total.carry)
+            array[place] ^= flip
+    test.require(total.low, total.carry)
+
+
+def test_each_column_has_a_number_that_is_not_zero():
+    """No value is left out of the coordinator's own test, and no sum of a row needs more than 64 bits."""
+    factors = np.concatenate([SumTest()._factors for _ in range(60)])
+    assert factors.min() == 1
+    assert factors.max() < 2**17
+
+
+def test_the_coordinator_finds_values_in_other_places():
+    """Rows whose values are in another order, or that stand in each other's place, do not pass."""
+    update = np.arange(2 * ROW, dtype="<u4")
+    test, none = SumTest(), np.zeros(2 * ROW, CARRY)
+    test.add(update)
+    test.require(update, none)
+    for other in (np.roll(update, 1), np.roll(update, ROW), update.reshape(2, ROW)[:, ::-1].reshape(-1)):
+        with pytest.raises(MaskError, match="memory and disk"):
+            test.require(other, none)
 
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
