@@ -18,6 +18,7 @@ from fedpp.protocol.run_record import FederationRecord
 from fedpp.reporting.report import Report, SharedPatients, write_report
 from sites.cli.pull_command import opened
 
+from . import masked_start
 from .comparison import Comparison, shared, trained_and_tested
 from .hospitals import Hospitals, prepare
 from .scenario import Scenario
@@ -32,6 +33,7 @@ _MARK = ".fedpp-run"  # marks the folder of a run, which may be overwritten
 def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) -> Report:
     """Run a scenario into the folder `out`, and write `report.json` and `report.html` there."""
     scenario.source(data)
+    masked_start.require_accepted(scenario)
     if scenario.run.strategy:
         from coordinator.server.chosen_strategy import ChosenStrategy
 
@@ -39,18 +41,22 @@ def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) ->
     _clear(out, data, overwrite=overwrite)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fedpp-") as sockets:
+        if scenario.two_sites == "accepted":
+            _note(f"{scenario.name}: two-sites: accepted, each of two sites can compute the other's update")
         _note(f"{scenario.name}: reading and encrypting (the keys derive from the seed and protect nothing)")
         hospitals = prepare(scenario, data, out, Path(sockets))
         prepared = time.monotonic()
         _note(f"{scenario.name}: {scenario.run.rounds} rounds on ciphertext, {len(hospitals.sites)} sites")
         with vaults(hospitals.sites, hospitals.passphrase_file):
             config = scenario.run_config(hospitals.domain.card().to_json(), out / "federation")
+            masked_start.fix(scenario, out / "federation")
             record = _federate(scenario, hospitals.sites, config.to_flower())
+            seed = masked_start.weight_seed(scenario, hospitals)
         if scenario.run.secure_aggregation:
             model = opened(out / "federation" / "model.sealed", hospitals.domain).state.model()
             model.save(out / "federation" / "model.npz")
     federated = time.monotonic()
-    compared = _compared(scenario, hospitals, record, out / "federation" / "model.npz")
+    compared = _compared(scenario, hospitals, record, out / "federation" / "model.npz", seed)
     timing = {
         "prepare": prepared - started,
         "federate": federated - prepared,
@@ -87,12 +93,13 @@ def _clear(out: Path, data: Path | None, *, overwrite: bool) -> None:
     (out / _MARK).touch()
 
 
-def _compared(scenario: Scenario, hospitals: Hospitals, record: FederationRecord, model_file: Path) -> Comparison:
+def _compared(
+    scenario: Scenario, hospitals: Hospitals, record: FederationRecord, model_file: Path, seed: int
+) -> Comparison:
     if scenario.plaintext_federated or scenario.plaintext_central or scenario.run.local_baseline:
         load_tensorflow()
         from .baselines import compare
 
-        seed = hospitals.domain.initial_seed(scenario.run.training.seed)
         return compare(scenario, hospitals, record, model_file, seed, lambda text: _note(f"{scenario.name}: {text}"))
     datasets = [EncryptedDataset.open(site.dataset) for site in hospitals.sites]
     return Comparison(SharedPatients(len(shared(datasets)), trained_and_tested(datasets)))

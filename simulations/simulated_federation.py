@@ -34,7 +34,7 @@ def vaults(sites: Sequence[SiteConfig], passphrase_file: Path) -> Iterator[None]
             domain = ("--domain", str(folder))
             log = stack.enter_context(tempfile.TemporaryFile("w+"))  # an unread pipe would fill and block
             address = ("--address", site.vault, "--dataset", str(site.dataset.resolve()), "--policy", str(site.policy))
-            kept = ("--audit-log", str(folder / "audit.log"), "--runs", str(folder / "runs"))
+            kept = ("--audit-log", str(folder / "audit.log"))
             process = subprocess.Popen(
                 [sys.executable, "-m", "sites", "vault", *address, *kept, *domain, *passphrase],
                 cwd=ROOT,

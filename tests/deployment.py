@@ -155,11 +155,13 @@ class Hospital:
         self.trainer.own(target, *target.iterdir())
 
     def vault_command(self, epoch: int) -> list[str]:
-        """Return the command of the vault."""
+        """Return the command of the vault, to which the trainer may connect, and this user for simulations."""
+        users = [str(uid) for uid in (self.trainer.uid, os.getuid()) if uid is not None]
         return [
             *(*SITE, "vault", "--domain", str(self.domain(epoch)), "--passphrase-file", str(self.passphrase)),
             *("--dataset", str(self.dataset(epoch)), "--address", self.vault, "--policy", str(self.policy(epoch))),
             *("--audit-log", str(self.folder / "secret" / f"audit-{epoch}.log")),
+            *(part for user in users for part in ("--allow-user", user)),
         ]
 
     def join_command(self, epoch: int, superlink: str, ca: Path) -> list[str]:

@@ -34,6 +34,8 @@ from hospital import site
 from memory import Watch, found_in, found_in_process, watched
 from relay import Recording, recorded
 
+from coordinator.server.run_state import RunState
+from fedpp.cipher.domain_card import DomainCard
 from fedpp.cipher.evaluation_key import EvaluationKey
 from fedpp.config.run_config import SiteConfig
 from fedpp.keys import key_store
@@ -41,9 +43,10 @@ from fedpp.keys.passphrase import from_file
 from fedpp.learning.metrics import metrics
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.processes import free_port
+from fedpp.protocol.certified_model import CertifiedModel
 from fedpp.protocol.membership import NO_BUNDLE
 from fedpp.protocol.run_record import FederationRecord
-from simulations import in_process_engine
+from simulations import in_process_engine, masked_start
 from simulations.phantom import write_phantom
 
 SETTINGS = {
@@ -142,7 +145,8 @@ def decide(hospital: Hospital, epoch: int, bundle: str) -> None:
     """Write a hospital's policy: this dataset, this checkout's bundle, and evaluation of few sequences."""
     policy = hospital.policy(epoch)
     hospital.zone("policy", "--dataset", hospital.dataset(epoch), "--out", policy)
-    policy.write_text(policy.read_text().replace("min-patients: 10", "min-patients: 1"))
+    text = policy.read_text().replace("min-patients: 10", "min-patients: 1")
+    policy.write_text(text.replace("two-sites: refused", "two-sites: accepted"))
     hospital.zone("approve", bundle, "--policy", policy)
 
 
@@ -198,7 +202,7 @@ def canaries(deployment: Deployment) -> dict[str, bytes]:
             secrets["domain secret"] = site.domain.secret_bytes()[:32]
             for label in (
                 *("pseudonym patient", "pseudonym sequence", "pseudonym split", "certifying key"),
-                *("domain mask", "sealed states"),
+                *("run initial weights", "run states", "sealed states"),
             ):
                 secrets[f"derived: {label}"] = site.domain.derive(label)
             for label in ("decoy digest", "decoy keystream"):
@@ -310,12 +314,14 @@ def pulled(d: Deployment, hospital: Hospital, epoch: int) -> EncryptedModel:
 
 
 @pytest.mark.usefixtures("trained")
-def test_each_site_s_node_keeps_the_sealed_model(deployment: Deployment) -> None:
-    """The nodes' last state is the coordinator's file, which only a vault or a passphrase can unseal."""
-    sealed = (deployment.folder / 'out "1" it\'s' / "model.sealed").read_bytes()
-    for hospital in deployment.hospitals:
-        (kept,) = (hospital.identity / "models").iterdir()
-        assert kept.read_bytes() == sealed
+def test_both_sites_certify_the_model(deployment: Deployment) -> None:
+    """The coordinator's file has both signatures, and both sites read the same model from it."""
+    model = CertifiedModel.from_bytes((deployment.folder / 'out "1" it\'s' / "model.sealed").read_bytes())
+    model.require(DomainCard.load(deployment.card()).ca_key)
+    assert model.certificate.signers == ("East", "West")
+    east, west = (pulled(deployment, hospital, 1).rows for hospital in deployment.hospitals)
+    for name, rows in east.items():
+        np.testing.assert_array_equal(rows, west[name])
 
 
 @pytest.mark.usefixtures("trained")
@@ -324,7 +330,7 @@ def test_no_secret_of_the_domain_is_on_the_wire(deployment: Deployment, canaries
 
     The search does find the domain's fingerprint, and a part of the sealed model.
     """
-    sealed = (deployment.folder / 'out "1" it\'s' / "model.sealed").read_bytes()
+    sealed = CertifiedModel.from_bytes((deployment.folder / 'out "1" it\'s' / "model.sealed").read_bytes()).sealed
     wire = deployment.recording.content()
     present = {"domain": controls(deployment)["domain"], "model, sealed": sealed[-64:]}
     model = pulled(deployment, deployment.east, 1).rows
@@ -380,17 +386,32 @@ def test_no_secret_of_the_domain_is_in_a_file(deployment: Deployment, canaries: 
     assert any("passphrase" in name for name in inside)
 
 
+def first_weights(d: Deployment, record: FederationRecord) -> EncryptedModel:
+    """Return the initial weights that both sites drew together for the first run."""
+    domain = key_store.open_domain(d.east.domain(1), from_file(d.east.passphrase))
+    nonce = RunState(d.folder / 'out "1" it\'s').nonce("none")
+    seed = masked_start.run_seed(domain, nonce, d.east.vault)
+    return masked_start.initial_model(domain, record.network, record.dtype, seed)
+
+
 @pytest.mark.parametrize(
     "engine", ["in_process_engine", pytest.param("simulated_federation", marks=pytest.mark.slow, id="ray")]
 )
 def test_two_rounds_equal_the_simulation(
     engine: str, deployment: Deployment, trained: tuple[FederationRecord, dict[str, float | None]]
 ) -> None:
-    """Deployed and simulated federations with the same sites, seed and settings have equal metrics (float64)."""
+    """A deployed run with secure aggregation, and a simulated one in clear from its initial weights, are equal.
+
+    Sites, seed and settings are the same: so are the figures of each round (float64).
+    """
     out = deployment.folder / engine
     for hospital in deployment.hospitals:  # a simulation has no bundle
         if NO_BUNDLE not in hospital.policy(1).read_text():
             hospital.zone("approve", NO_BUNDLE, "--policy", hospital.policy(1))
+        text = hospital.policy(1).read_text()
+        hospital.policy(1).write_text(text.replace("secure-aggregation: required", "secure-aggregation: optional"))
+    initial = deployment.folder / f"initial-{engine}.npz"
+    first_weights(deployment, trained[0]).save(initial)
     defaults = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
     run = {
         **defaults,  # of the deployed run, too
@@ -399,6 +420,8 @@ def test_two_rounds_equal_the_simulation(
         "sites": 2,
         "wait-seconds": 120.0,
         "round-seconds": 120.0,
+        "secure-aggregation": False,
+        "initial-model": str(initial),
         **SETTINGS,
     }
     sites = [

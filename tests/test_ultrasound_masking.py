@@ -1,13 +1,14 @@
 """Secure aggregation on real ultrasound: masked and in clear the same model to the bit, and chance at the coordinator.
 
-Apps and vaults are real; the in-process engine carries the messages, and the test keeps them.
+Apps and vaults are real; the in-process engine carries the messages, and the test keeps them. The run in clear starts
+from the initial weights that the members of the masked run drew together.
 """
 
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from conftest import DATA
 from flwr.app import Message, RecordDict
 from global_states import flat
 
-from fedpp.aggregation.global_state import GlobalState
+from fedpp.aggregation.global_state import UNSALTED, GlobalState
 from fedpp.aggregation.round_context import ring_of
+from fedpp.aggregation.run_stage import RunStage
 from fedpp.keys import encryption
 from fedpp.keys.key_domain import KeyDomain
-from fedpp.protocol import messages
+from fedpp.protocol import masked_messages, messages
+from fedpp.protocol.certified_model import CertifiedModel
+from fedpp.vault_api.vault_client import VaultClient
 from simulations.hospitals import Hospitals, prepare
 from simulations.in_process_engine import InProcessClient, federate_clients
 from simulations.scenario import Scenario
@@ -31,7 +35,8 @@ from simulations.simulated_federation import vaults
 
 SMALL = {"sites": 3, "rounds": 2, "epochs": 1, "frames": 2, "size": 16, "filters": (4, 8), "dense": 16, "lstm": 8}
 KINDS = {"initial weights", "model", "update"}
-TEXTS = ("federation.json", "run/lock", "run/log", "run/nonce", "run/progress")
+TEXTS = (*("federation.json", "run/contract", "run/lock", "run/log", "run/nonce", "run/progress", "run/statements"),)
+MAKING_STATES = (masked_messages.START_RUN, masked_messages.STEP)
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,18 @@ class Hospital(InProcessClient):
     """Real site whose requests and replies are kept."""
 
     heard: list[tuple[str, int, RecordDict, RecordDict]] = field(default_factory=list)  # kind, round, request, reply
+    made: dict[int, GlobalState] = field(default_factory=dict)  # in its vault: states by their round
 
     def answer(self, request: Message) -> RecordDict:
         reply = super().answer(request)
         assert messages.REFUSAL not in reply, reply
         round_ = int(request.content.config_records[messages.CONFIG].get("round", 0))
         self.heard.append((request.metadata.message_type, round_, request.content, reply))
+        if request.metadata.message_type in MAKING_STATES:
+            digest = str(request.content.config_records[messages.CONFIG]["contract"])
+            with VaultClient(self.config.vault) as vault:
+                state = RunStage.from_bytes(vault.run_stage(digest)).state
+            assert self.made.setdefault(state.round, state) == state
         return reply
 
 
@@ -67,13 +78,17 @@ class Run:
         for content in self.messages():
             yield from arrays_of(content)
 
-    def states(self, domain: KeyDomain, *, masked: bool) -> dict[int, GlobalState]:
-        """Return the state of each round, which must be one."""
+    def states(self) -> dict[int, GlobalState]:
+        """Return the state of each round, which must be one: of the sites' vaults, or in messages in clear."""
         found: dict[int, GlobalState] = {}
+        for site in self.sites:
+            for number, state in site.made.items():
+                assert found.setdefault(number, state) == state
+        if found:
+            return found
         for name, content in self.arrays():
             if name == messages.STATE:
-                opened = b"".join(domain.state_sealer().unseal([content])[1]) if masked else content
-                state = GlobalState.from_bytes(opened)
+                state = replace(GlobalState.from_bytes(content), salt=UNSALTED)  # the initial model has no salt yet
                 assert found.setdefault(state.round, state) == state
         return found
 
@@ -98,6 +113,9 @@ def runs(hospitals: tuple[Scenario, Hospitals], tmp_path_factory: pytest.TempPat
         folder, printed = tmp_path_factory.mktemp("run") / "out", StringIO()
         chosen = scenario.changed(secure_aggregation=masked)
         config = chosen.run_config(made.domain.card().to_json(), folder)
+        if not masked:
+            found[True].states()[0].model().save(initial := tmp_path_factory.mktemp("initial") / "model.npz")
+            config = config.changed(initial_model=str(initial))
         with redirect_stdout(printed), redirect_stderr(printed):
             federate_clients(sites, config)
         files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -135,7 +153,7 @@ def test_a_masked_run_is_the_run_in_clear_and_the_coordinator_has_chance(
     1,500 runs.
     """
     domain = hospitals[1].domain
-    masked, clear = (runs[mask].states(domain, masked=mask) for mask in (True, False))
+    masked, clear = (runs[mask].states() for mask in (True, False))
     assert sorted(masked) == sorted(clear) == [0, 1, 2]
     for number, state in masked.items():
         for name, rows in state.rows.items():
@@ -144,10 +162,12 @@ def test_a_masked_run_is_the_run_in_clear_and_the_coordinator_has_chance(
 
     truth = truth_of(runs[False], clear, domain)
     assert len(truth) == 3 + 2 * len(runs[False].sites)
-    had = {content for _, content in runs[True].arrays()} | {runs[True].files["model.sealed"]}
+    # A carry says how often additions of uniform words wrapped, which follows from their sum and how many they are.
+    had = {content for name, content in runs[True].arrays() if name != masked_messages.CARRY}
+    assert CertifiedModel.from_bytes(runs[True].files["model.sealed"]).sealed in had
     assert min(map(len, had)) > 1000
-    assert sum(map(is_state, had)) == 3
-    assert sum(not is_state(tensor) for tensor in had) == 2 * (len(runs[True].sites) + 1)  # updates, and their sum
+    assert sum(map(is_state, had)) == 1
+    assert sum(not is_state(tensor) for tensor in had) == 4 * (len(runs[True].sites) + 1)  # updates, and their sum
     for tensor in had:
         assert findings(tensor, truth) == set()
         assert separated(tensor, truth, VIEWS[1 + is_state(tensor)]) == set()
@@ -174,7 +194,7 @@ def sealed_by_nothing(state: bytes) -> bytes:
 def test_nothing_else_of_a_run_holds_a_weight(hospitals: tuple[Scenario, Hospitals], runs: dict[bool, Run]) -> None:
     """The record, the log, and the records of messages contain no number of a model or an update."""
     domain = hospitals[1].domain
-    truth = truth_of(runs[False], runs[False].states(domain, masked=False), domain)
+    truth = truth_of(runs[False], runs[False].states(), domain)
     written = "".join(runs[True].files[name].decode(errors="replace") for name in TEXTS)
     texts = written + runs[True].printed + "".join(_values(runs[True]))
     numbers = np.concatenate(list(truth.values()))

@@ -44,7 +44,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation of this run configuration."""
-    federate(grid, RunConfig.from_mapping(dict(context.run_config)))
+    federate(grid, RunConfig.from_mapping(dict(context.run_config)), contracts=True)
 
 
 def federate(grid: Grid, config: RunConfig, *, contracts: bool = False) -> FederationRecord:

@@ -192,9 +192,15 @@ class KeyDomain(Redacted):
 
         No member decides it alone, and nobody outside the domain can compute it.
         """
-        drawn = b"seed|" + canonical({"coins": list(coins)})
-        key = self.derive("run initial weights")
-        return int.from_bytes(subkey(key, salt=contract.encode(), info=drawn, length=8), "little")
+        return int.from_bytes(self._drawn(b"seed|", contract, coins, 8), "little")
+
+    def run_salt(self, contract: str, coins: Sequence[str]) -> str:
+        """Return the salt of a masked run's first state, in hex, so that its digest confirms no guess of the rows."""
+        return self._drawn(b"salt|", contract, coins, 32).hex()
+
+    def _drawn(self, what: bytes, contract: str, coins: Sequence[str], length: int) -> bytes:
+        info = what + canonical({"coins": list(coins)})
+        return subkey(self.derive("run initial weights"), salt=contract.encode(), info=info, length=length)
 
     def at_rest_key(self) -> AtRestKey:
         """Return the key that seals and unseals the domain's datasets at rest."""

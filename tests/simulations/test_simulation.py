@@ -22,6 +22,7 @@ COMMAND = [sys.executable, "-m", "simulations"]
 SCENARIO = """
 description: A small federation for the tests.
 sites: 2
+two-sites: accepted
 rounds: 2
 phantom: {patients: 12, visits: 3, size: 24}
 classes: [stable, growing]
@@ -38,6 +39,8 @@ control-draws: 1
 VISITS = """
 description: Two small hospitals in CheXpert's layout.
 sites: 2
+two-sites: accepted
+reporting: per-site
 rounds: 1
 hospitals: [north, south]
 classes: ["0", "1"]
@@ -101,7 +104,8 @@ def test_a_simulation_agrees_with_its_plaintext_reference(tmp_path: Path, capfd:
     assert (report["scenario"], report["seed"], report["scheme"], report["n"]) == ("small", 3, "more", 2)
     assert report["final"] == pytest.approx(report["baselines"]["plaintext_federated"], abs=1e-9)
     assert "AUC" in done.stdout
-    notes = ("small: ", "waiting ", "admitted ", "round ")
+    notes = ("small: ", "waiting ", "admitted ", "two sites hide nothing", "round ")
+    assert "small: two-sites: accepted" in done.stderr
     assert [line for line in done.stderr.splitlines() if not line.startswith(notes)] == []
     assert str(out / "report.html") in done.stdout
     page = (out / "report.html").read_text()
@@ -255,7 +259,9 @@ def test_a_strategy_of_flower_makes_the_model_of_the_frame_form(tmp_path: Path):
     chosen = (
         "strategy: FedTrimmedAvg\nstrategy-settings: beta=0.4\nsecure-aggregation: false\nplaintext-federated: false\n"
     )
-    report = report_of(tmp_path, f"{FRAME_FORM}{chosen}sites: 3\n".replace("sites: 2\n", ""))
+    report = report_of(
+        tmp_path, f"{FRAME_FORM}{chosen}sites: 3\n".replace("sites: 2\n", "").replace("two-sites: accepted\n", "")
+    )
     assert [len(r["sites"]) for r in report["rounds"]] == [3, 3]
     assert report["settings"]["server optimizer"] == "FedTrimmedAvg"
     federation = tmp_path / "run" / "federation"

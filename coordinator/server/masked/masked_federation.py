@@ -16,6 +16,7 @@ from fedpp.errors import FederationError
 from fedpp.files import replace
 from fedpp.protocol.certified_model import CertifiedModel
 from fedpp.protocol.coordinator_identity import CoordinatorNames
+from fedpp.protocol.finding_counts import AnyCounts
 from fedpp.protocol.membership import NO_BUNDLE, NONCE_BYTES, Run
 from fedpp.protocol.new_contract import first_contract, lowered_weights
 from fedpp.protocol.run_contract import FRESH, VALIDITY, RunContract
@@ -45,11 +46,12 @@ def federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progress
         admissions.wait(config, set(cohort.contract.names), config.round_seconds)
     store = StatementStore(folder, cohort, config.wait_seconds)
     requests = CohortRequests(grid, config, admissions, folder, progress, store, cohort)
-    course = MaskedRun(cohort, store, requests, folder, progress, n=card.n).carry_out()
+    masked_run = MaskedRun(cohort, store, requests, folder, progress, n=card.n)
+    course, reports = masked_run.carry_out(), masked_run.reports()
     model = CertifiedModel(cohort.contract, cohort.certificates, course.certificate, _sealed(requests, course))
     content = model.to_bytes()
     patiently(lambda: replace(folder.out / SEALED, content), config.wait_seconds, folder)
-    return _record(config, card, run, cohort, store, course, admissions.admitted.refused)
+    return _record(config, card, run, cohort, store, course, reports, admissions.admitted.refused)
 
 
 def _cohort(config: RunConfig, admission: Admission, run: Run, expires: int) -> Cohort:
@@ -103,11 +105,16 @@ def _record(
     cohort: Cohort,
     store: StatementStore,
     course: RunCourse,
+    reports: Mapping[str, Mapping[str, AnyCounts]],
     refused: Mapping[str, str],
 ) -> FederationRecord:
     spec, names = cohort.contract.spec, cohort.contract.names
+
+    def of_sites(figure: str) -> dict[str, AnyCounts]:
+        return {site: counts[figure] for site, counts in reports.items() if figure in counts}
+
     rounds = tuple(
-        RoundRecord(number, names, {}, store.seconds.get(number, 0.0), counts=counts)
+        RoundRecord(number, names, of_sites(f"{number} validation"), store.seconds.get(number, 0.0), counts=counts)
         for number, counts in sorted(course.validation.items())
         if number > cohort.contract.start_round
     )
@@ -124,7 +131,7 @@ def _record(
         datasets=cohort.datasets,
         refused=dict(refused),
         rounds=rounds,
-        test={},
+        test=of_sites(f"{course.schedule.chosen} test"),
         seconds=sum(store.seconds.values()),
         settings=config.reported(),
         counts=course.test,

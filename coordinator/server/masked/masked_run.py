@@ -5,8 +5,9 @@ is computed: all members sign one contract, and what is due follows from what th
 disk before the request that depends on it (`statement_store`), and a part that is on the disk is not asked for again.
 """
 
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 
@@ -21,7 +22,8 @@ from fedpp.aggregation.run_schedule import Due
 from fedpp.errors import FederationError
 from fedpp.learning.metrics import metrics
 from fedpp.protocol import masked_messages, messages
-from fedpp.protocol.finding_counts import AnyCounts
+from fedpp.protocol.counts import Counts
+from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.run_contract import NO_HASH
 from fedpp.protocol.run_statements import Purpose, SignedStatement, aggregate_id, context
 from fedpp.protocol.state_certificate import needed
@@ -66,6 +68,22 @@ class MaskedRun:
                 while course.schedule.due != "end":
                     course = self._round(course)
                 return course
+
+    def reports(self) -> Mapping[str, Mapping[str, AnyCounts]]:
+        """Gather all members' own figures, by site, state and split (`3 validation`), if they all report theirs."""
+        contract, kind = self._contract, FindingCounts if self._contract.spec.task.multi_label else Counts
+        course = course_of(self._store.chains)
+        if contract.reporting != "per-site" or course is None:
+            return {}
+
+        def content(statements: Sequence[str]) -> RecordDict:
+            request = masked_messages.StatementsRequest(contract.digest, tuple(statements))
+            return RecordDict({messages.CONFIG: request.to_record()})
+
+        self._sign("reports", "testing", masked_messages.REPORT, "report", course.number, content)
+        signed = self._store.chains.all_of("report", course.number)
+        figures = {site: json.loads(of.statement.facts["figures"] or "{}") for site, of in signed.items()}
+        return {site: {name: kind.from_mapping(of) for name, of in read.items()} for site, read in figures.items()}
 
     def _start(self) -> None:
         """Let all members accept the contract, reveal their coins and sign the state that the run starts from."""

@@ -12,13 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from fedpp.aggregation.global_state import GlobalState, initial
 from fedpp.aggregation.run_stage import RunStage
 from fedpp.errors import VaultError
-from fedpp.key_material import subkey
 from fedpp.learning.initial_weights import encrypted_initial_weights
 from fedpp.protocol.membership import Certificate
 from fedpp.protocol.run_contract import FRESH, RunContract
 from fedpp.protocol.run_statements import coin_hash
 from fedpp.protocol.state_certificate import LACKS_STATE
-from fedpp.values import canonical
 
 from . import run_refusals
 from .accepted_contract import ABANDONED, SUCCEEDED, AcceptedContract
@@ -138,12 +136,11 @@ def _initial_state(of: RunSite, accepted: AcceptedContract) -> GlobalState:
     """Return the state of the endorsed model, or that which all vaults derive from the domain's key and all coins."""
     spec, domain = accepted.contract.spec, of.site.domain
     coins = accepted.chains.all_of("coin")
-    drawn = canonical({"coins": [coins[site].statement.facts["coin"] for site in accepted.contract.names]})
-    salt, key = accepted.digest.encode(), domain.derive("run initial weights")
-    own_salt = subkey(key, salt=salt, info=b"salt|" + drawn).hex()
+    drawn = [coins[site].statement.facts["coin"] for site in accepted.contract.names]
+    own_salt = domain.run_salt(accepted.digest, drawn)
     if accepted.contract.initial != FRESH:
         return endorsed_state(of, accepted.contract.initial, spec.server_optimizer, own_salt)
-    seed = int.from_bytes(subkey(key, salt=salt, info=b"seed|" + drawn, length=8), "little")
+    seed = domain.run_seed(accepted.digest, drawn)
     return initial(
         encrypted_initial_weights(spec.network, seed, domain.computing_key()),
         network=spec.network,
