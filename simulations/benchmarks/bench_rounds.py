@@ -1,9 +1,10 @@
 """Benchmark of a deployment's rounds: seconds against an empty Flower app on the same SuperLink, and peak memory.
 
-Training is skipped, so the seconds are those of everything else. `coordinator_memory` measures the memory.
-Real processes on loopback: SuperLink with TLS, node authentication and a database, nginx, and two sites, each with its
-vault and its SuperNode; masking is on. Runs of both take turns, and each has its own nodes. Of runs of several rounds
-the first does not count on either side: in it nodes get the app, and Python compiles it.
+Training is skipped, so the seconds are those of everything else. Real processes on loopback: SuperLink with TLS, node
+authentication and a database, nginx, and three sites, each with its vault and its SuperNode; secure aggregation is on.
+Runs of both take turns, and each has its own nodes. Of runs of several rounds the first does not count on either side:
+in it nodes get the app, and Python compiles it. `coordinator_memory` measures the memory, in runs in clear: with secure
+aggregation the coordinator holds one update and their sum at a time, and keeps the others on its disk.
 """
 
 import os
@@ -27,7 +28,7 @@ from .coordinator_memory import coordinator_memory
 from .empty_app import empty_rounds
 from .measuring import result
 
-SITES, SLOTS, VALUE_BYTES = 2, 2, 4
+SITES, SLOTS, VALUE_BYTES = 3, 2, 4
 POLL_SECONDS = 0.02
 UNTRAINED = altered("untrained")
 FILTERS, TASK = (4, 8), Task(2, 16, 16, 1, ("no", "yes"))
@@ -39,11 +40,11 @@ Moment = tuple[float, int, str]  # of the start of a phase: time, round, phase
 
 @dataclass(frozen=True)
 class Seconds:
-    """Seconds of a round and of its two phases: training, and the sites' evaluation of the new model."""
+    """Seconds of a round and of its two parts: until all updates are there, and until their sum is opened."""
 
     whole: float
     training: float
-    evaluating: float
+    opening: float
 
 
 def rounds(
@@ -56,7 +57,8 @@ def rounds(
     """Time rounds with updates of these sizes; measure the coordinator's memory with senders of `sent` megabytes."""
     rows = round_seconds(megabytes or MEGABYTES, rounds or ROUNDS, turns or TURNS)
     sent = sent or SENT_MEGABYTES
-    rows += coordinator_memory(senders or SENDERS, sent, settings(dense_of(round(sent * 1e6)), MEMORY_ROUNDS))
+    in_clear = {**settings(dense_of(round(sent * 1e6)), MEMORY_ROUNDS), "secure-aggregation": False}
+    rows += coordinator_memory(senders or SENDERS, sent, in_clear)
     return result("rounds", rows, ("fedpp", "flwr", "tensorflow", "keras", "numpy"))
 
 
@@ -91,7 +93,7 @@ def _row(running: Cluster, megabytes: float, rounds: int, turns: int) -> dict[st
         "update_mb": update_length(dense) * VALUE_BYTES / 1e6,
         "seconds": seconds,
         "seconds_training": median(of.training for of in ours),
-        "seconds_evaluating": median(of.evaluating for of in ours),
+        "seconds_opening": median(of.opening for of in ours),
         "empty_app_seconds": empty,
         "to_empty_app": seconds / empty,
         "rounds": len(ours),
@@ -114,16 +116,16 @@ def our_rounds(running: Cluster, dense: int, rounds: int) -> list[Seconds]:
 
 
 def seconds_of(moments: Sequence[Moment]) -> list[Seconds]:
-    """Return the seconds of each round: from the start of its training to that of the next round's, or of the test.
+    """Return the seconds of each round that trains, from the start of its training to that of the next round.
 
     For a moment before, the progress file has the next round with the phase of the last one.
     """
     started = [(moment, number) for moment, number, phase in moments if phase == "training"]
-    tested = next(moment for moment, _, phase in moments if phase == "testing")
+    closing = next(moment for moment, _, phase in moments if phase == "evaluating")
     made = []
-    for (first, number), after in zip(started, [*(moment for moment, _ in started[1:]), tested], strict=True):
-        judged = next(at for at, of, phase in moments if at > first and (of, phase) == (number, "evaluating"))
-        made.append(Seconds(after - first, judged - first, after - judged))
+    for (first, number), after in zip(started, [*(moment for moment, _ in started[1:]), closing], strict=True):
+        summed = next(at for at, of, phase in moments if at > first and (of, phase) == (number, "releasing"))
+        made.append(Seconds(after - first, summed - first, after - summed))
     return made
 
 

@@ -1,5 +1,6 @@
 """Cluster: a whole deployment on this machine, the coordinator with nginx, and a vault and a SuperNode a hospital."""
 
+import json
 import os
 import signal
 import subprocess
@@ -221,8 +222,10 @@ class Cluster:
         return len(victims)
 
     def trainings(self) -> int:
-        """Return the number of updates that the vaults have masked: one a completed training."""
-        return sum((self.folder / f"audit-{name}.log").read_text().count('"method":"Mask"') for name in self.names)
+        """Return the number of requests for an update that a vault did not have: each lets its site train."""
+        logs = [(self.folder / f"audit-{name}.log").read_text().splitlines() for name in self.names]
+        records = [json.loads(line) for log in logs for line in log[1:]]
+        return sum(of.get("method") == "TrainRound" and of.get("bytes") == 0 for of in records)
 
 
 @dataclass

@@ -20,11 +20,11 @@ def test_the_command_measures_rounds_and_memory(capfd: pytest.CaptureFixture[str
     assert main(["bench", "rounds", *SHORT, "--json"]) == 0
     result = json.loads(capfd.readouterr().out)
     seconds, *memory = result["rows"]
-    assert seconds["case"] == "0.25 MB, 2 sites"
+    assert seconds["case"] == "0.25 MB, 3 sites"
     assert seconds["update_mb"] == pytest.approx(0.25, rel=0.01)
     assert seconds["rounds"] == 1
-    assert seconds["seconds"] == pytest.approx(seconds["seconds_training"] + seconds["seconds_evaluating"])
-    assert min(seconds["seconds_training"], seconds["seconds_evaluating"], seconds["empty_app_seconds"]) > 0
+    assert seconds["seconds"] == pytest.approx(seconds["seconds_training"] + seconds["seconds_opening"])
+    assert min(seconds["seconds_training"], seconds["seconds_opening"], seconds["empty_app_seconds"]) > 0
     assert seconds["to_empty_app"] == seconds["seconds"] / seconds["empty_app_seconds"]
     assert [row["case"] for row in memory] == ["2 senders of 0.5 MB", "3 senders of 0.5 MB"]
     for row in memory:
@@ -34,9 +34,10 @@ def test_the_command_measures_rounds_and_memory(capfd: pytest.CaptureFixture[str
 
 
 def test_a_round_ends_where_the_next_one_begins():
-    """The time between two rounds belongs to the first one's second phase; the last round ends with the test."""
-    times, numbers = (0.0, 2.0, 5.0, 8.0, 9.0, 13.0, 18.0, 20.0, 30.0), (0, 1, 1, 2, 2, 2, 3, 3, 3)
-    phases = ("waiting", *("training", "evaluating", "evaluating") * 2, "testing", "completed")
+    """The time between two rounds belongs to the first one's second part; the last one ends with the validation."""
+    times, numbers = (0.0, 2.0, 5.0, 7.0, 8.0, 9.0, 13.0, 18.0, 20.0, 30.0), (0, 1, 1, 1, 2, 2, 2, 3, 3, 3)
+    phases = ("waiting", *("training", "releasing", "stepping"), "stepping", *("training", "releasing"), "stepping")
+    phases += ("evaluating", "completed")
     moments = list(zip(times, numbers, phases, strict=True))
     seconds = bench_rounds.Seconds
     assert bench_rounds.seconds_of(moments) == [seconds(7.0, 3.0, 4.0), seconds(11.0, 4.0, 7.0)]

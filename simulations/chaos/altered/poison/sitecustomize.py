@@ -23,6 +23,8 @@ def alter(module: Any) -> None:
     def push_message(client: Any, message: Any, context: Any) -> Any:
         if message.has_content() and "origin" in message.content:
             forge(message.content)
+        elif message.has_content() and "masked" in message.content.array_records.get("arrays", {}):
+            forge_masked(message.content)
         return honest(client, message, context)
 
     module.push_message = push_message
@@ -55,6 +57,42 @@ def forge(content: Any) -> None:
         replay(content, KEPT / "words")
     elif FORGERY == "old round":
         replay(content, KEPT / of["run"])
+
+
+def forge_masked(content: Any) -> None:
+    """Alter the content of a masked update, which its statement has the hash of."""
+    import numpy as np
+    from flwr.app import Array, ArrayRecord
+
+    update = content["arrays"]["masked"].numpy()
+    junk = {
+        "nan": np.full(update.shape, np.nan),
+        "inf": np.full(update.shape, np.inf),
+        "shape": update[:-1],
+        "one": update[:1],
+        "dtype": update.astype("<u4" if update.itemsize == 8 else "<u8"),
+        "garbage": np.frombuffer(os.urandom(update.nbytes), update.dtype),
+    }
+    if FORGERY in junk:
+        content["arrays"] = ArrayRecord({"masked": Array(np.ascontiguousarray(junk[FORGERY]))})
+    elif FORGERY in {"old run", "old round"}:
+        statement = json.loads(content["statement"]["statement"])["statement"]
+        replay_masked(content, KEPT / ("masked" if FORGERY == "old run" else statement["contract"]))
+
+
+def replay_masked(content: Any, kept: Path) -> None:
+    """Replace update and statement by those kept in `kept`; the first ones are kept, and sent unchanged."""
+    from flwr.app import Array, ArrayRecord, ConfigRecord
+
+    update, facts = content["arrays"]["masked"], kept.with_suffix(".statement")
+    if not kept.exists():
+        KEPT.mkdir(exist_ok=True)
+        kept.write_bytes(update.data)
+        facts.write_text(content["statement"]["statement"])
+        return
+    old = Array(update.dtype, tuple(update.shape), update.stype, kept.read_bytes())
+    content["arrays"] = ArrayRecord({"masked": old})
+    content["statement"] = ConfigRecord({"statement": facts.read_text()})
 
 
 def replay(content: Any, kept: Path) -> None:
