@@ -21,7 +21,6 @@ from fedpp.config.run_config import SPLITS, RunConfig
 from fedpp.errors import FedppError
 from fedpp.protocol import masked_messages as masked
 from fedpp.protocol import messages
-from fedpp.protocol.coordinator_identity import SIMULATED
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Proof, Statement
 from fedpp.protocol.run_record import FederationRecord
 from fedpp.protocol.site_description import SiteDescription
@@ -72,8 +71,9 @@ def describe(of: Hospital, content: RecordDict) -> RecordDict:
         sequences=tuple(sequences[split] for split in SPLITS),
         patients=tuple(patients[split] for split in SPLITS),
     )
-    facts = (CARD.fingerprint, of.name, of.dataset.manifest.fingerprint, NO_BUNDLE, SIMULATED)
-    statement = Statement(nonce, "1", int(time.time()), PROTOCOL, *facts)
+    statement = Statement(
+        nonce, "1", int(time.time()), PROTOCOL, CARD.fingerprint, of.name, of.dataset.manifest.fingerprint, NO_BUNDLE
+    )
     proof = Proof(statement, of.site.identity.sign("statement", statement.content()), of.site.certificate)
     proved = ConfigRecord({"proof": proof.to_json()})
     return RecordDict({messages.SITE: ConfigRecord(description.to_mapping()), messages.PROOF: proved})
