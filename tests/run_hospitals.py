@@ -27,9 +27,11 @@ from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.key_store import Site
 from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import NO_BUNDLE
-from fedpp.protocol.run_contract import CohortMember, RunContract, capped_weights, certificate_hash
+from fedpp.protocol.new_contract import small_changes
+from fedpp.protocol.run_contract import CohortMember, Parent, RunContract, capped_weights, certificate_hash
 from fedpp.protocol.run_spec import RunSpec
 from fedpp.protocol.run_statements import SignedStatement
+from fedpp.protocol.state_certificate import StateCertificate
 from sites.vault.masked_runs.run_journal import RunJournal
 from sites.vault.masked_runs.run_member import RunMember
 
@@ -63,6 +65,7 @@ class Hospital:
     limits: RunLimits = RunLimits()
     now: datetime = NOW
     evaluation: EvaluationLimits = FEW
+    bundles: tuple[str, ...] = (NO_BUNDLE,)
     journal: RunJournal = field(init=False)
     vault: RunMember = field(init=False)
 
@@ -86,7 +89,7 @@ class Hospital:
     def policy(self) -> SitePolicy:
         """Return the site's policy."""
         return SitePolicy(
-            (NO_BUNDLE,), (self.dataset.manifest.fingerprint,), evaluation=self.evaluation, limits=self.limits
+            self.bundles, (self.dataset.manifest.fingerprint,), evaluation=self.evaluation, limits=self.limits
         )
 
     def member(self, weight: int) -> CohortMember:
@@ -245,3 +248,18 @@ class Coordinator:
     def stages(self) -> list[RunStage]:
         """Return the newest stage of each hospital."""
         return [RunStage.from_bytes(of.vault.stage(self.digest)) for of in self.cohort]
+
+
+def revision_of(run: Coordinator, number: int, cohort: Sequence[Hospital], **changes: Any) -> RunContract:
+    """Return the contract by which a cohort goes on from the certified state of a round."""
+    purpose = "step" if number else "start"
+    signed = [s for s in run.signed() if (s.statement.purpose, s.statement.round) == (purpose, number)]
+    base = StateCertificate.made_of(run.contract, signed)
+    made = contract_of(cohort, rounds=run.contract.rounds, nonce="cd" * 32)
+    values: dict[str, Any] = {
+        "revision": run.contract.revision + 1,
+        "parent": Parent(run.digest, number, base.state),
+        "changes": run.contract.changes
+        + small_changes(run.contract, {(of.site, of.certificate) for of in made.cohort}),
+    }
+    return made.changed(**{**values, **changes})

@@ -78,7 +78,7 @@ def _is_moved(
     A member that lies about its burn opens both sums. They tell no more than one of them, unless a site that capped
     weights had lowered weighs more in the second: then their difference is its update.
     """
-    if plan != question.plan or contract == accepted.digest:
+    if plan != question.plan:
         return False
     locked = AcceptedContract.load(of, contract)
     if locked.own.weight != accepted.own.weight:

@@ -140,7 +140,9 @@ class RunMember:
             known, chosen = self._stages.known(accepted), content.chosen
             if chosen is not None and not self._is_certified(accepted, chosen):
                 chosen = None  # a site that joined does not know who certified it
-            if known is None or content.stage.number > known:
+            own = self._stages.at(accepted, content.stage.number)
+            unlike = own is not None and own[0] != content.stage.digest(self._of.digest_key)
+            if known is None or content.stage.number > known or (unlike and content.stage.number == known):
                 with self._stages.adding(accepted, content.stage, chosen):
                     pass
 

@@ -12,6 +12,7 @@ import pytest
 from run_hospitals import DOMAIN, NOW, TINY, Coordinator, Hospital, contract_of
 
 from fedpp.aggregation.linear_check import ExactSum
+from fedpp.aggregation.run_stage import RunStage
 from fedpp.errors import FederationError, MissingLinksError, VaultError
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning.initial_weights import encrypted_initial_weights
@@ -21,6 +22,7 @@ from sites.vault.masked_runs import run_refusals
 from sites.vault.masked_runs.accepted_contract import AcceptedContract
 from sites.vault.masked_runs.member_rounds import MemberRound, _sealed
 from sites.vault.masked_runs.run_endorsements import ENDORSED, endorse, model_id
+from sites.vault.masked_runs.sealed_stage import SealedStage
 
 
 def released(cohort: list[Hospital]) -> Coordinator:
@@ -180,6 +182,28 @@ def test_a_round_needs_the_certificate_of_its_base(five: list[Hospital]):
     with pytest.raises(FederationError, match="too few for a certificate"):
         five[0].vault.train(run.digest, 2, [*run.statements, *steps[1:3]], *arrays)
     assert five[0].vault.train(run.digest, 2, [*run.statements, *steps], *arrays)
+
+
+def test_a_state_that_the_others_certified_counts_and_not_the_own(five: list[Hospital]):
+    """A vault that computed another one masks nothing on it; it takes the certified one."""
+    run = Coordinator(five, contract_of(five, rounds=2)).begin()
+    run.train(1)
+    run.release(1)
+    total, sealed = run.sum(), [run.sealed[of.name] for of in five]
+    of, others = five[0], five[1:]
+    arguments = run.digest, 1, list(run.statements), sealed, total.low, total.carry
+    steps = [each.vault.step(*arguments) for each in others]
+    of.vault.step(*arguments)
+    key = of.vault._of.digest_key
+    certified = replace(RunStage.from_bytes(of.vault.stage(run.digest)), aggregate="ab" * 32)
+    signed = [resigned(each, text, state=certified.digest(key)) for each, text in zip(others, steps, strict=True)]
+    arrays = of.update(2), of.logits(2, "validation")
+    with pytest.raises(VaultError, match=run_refusals.UNLIKE):
+        of.vault.train(run.digest, 2, signed, *arrays)
+    content = list(SealedStage(certified).seal(DOMAIN.state_sealer(), "by the others"))
+    of.vault.load_stage(run.digest, [], content)
+    assert of.vault.stage(run.digest) == certified.to_bytes()
+    assert of.vault.train(run.digest, 2, [], *arrays)
 
 
 def test_rounds_come_one_after_another(cohort: list[Hospital]):

@@ -4,30 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from run_hospitals import NOW, Coordinator, Hospital, contract_of
+from run_hospitals import NOW, Coordinator, Hospital, contract_of, revision_of
 
 from fedpp.config.contract_limits import RunLimits
 from fedpp.errors import FederationError, PolicyError, VaultError
-from fedpp.protocol.new_contract import small_changes
-from fedpp.protocol.run_contract import Parent, RunContract
-from fedpp.protocol.state_certificate import LACKS_STATE, StateCertificate
+from fedpp.protocol.run_contract import RunContract
+from fedpp.protocol.state_certificate import LACKS_STATE
 from sites.vault.masked_runs import run_refusals
 from sites.vault.masked_runs.run_endorsements import endorse
-
-
-def revision_of(run: Coordinator, number: int, cohort: Sequence[Hospital], **changes: Any) -> RunContract:
-    """Return the contract by which a cohort goes on from the certified state of a round."""
-    purpose = "step" if number else "start"
-    signed = [s for s in run.signed() if (s.statement.purpose, s.statement.round) == (purpose, number)]
-    base = StateCertificate.made_of(run.contract, signed)
-    made = contract_of(cohort, rounds=run.contract.rounds, nonce="cd" * 32)
-    values: dict[str, Any] = {
-        "revision": run.contract.revision + 1,
-        "parent": Parent(run.digest, number, base.state),
-        "changes": run.contract.changes
-        + small_changes(run.contract, {(of.site, of.certificate) for of in made.cohort}),
-    }
-    return made.changed(**{**values, **changes})
 
 
 def revised(run: Coordinator, contract: RunContract, cohort: Sequence[Hospital]) -> Coordinator:
@@ -117,6 +101,30 @@ def test_a_lock_never_moves_to_a_cohort_without_a_burn_of_each(five: list[Hospit
     after.all_state(lambda of: of.vault.accept(after.contract.to_json(), after.certificates))
     with pytest.raises(VaultError, match=run_refusals.LOCKED):
         five[0].vault.coin(after.digest, list(dict.fromkeys([*after.statements, *run.statements])))
+
+
+def test_a_lock_does_not_move_to_another_plan(five: list[Hospital]):
+    """Other code may make another update of the same model: what was released is not masked again for it."""
+    run = Coordinator(five, contract_of(five, rounds=1)).begin()
+    run.train(1)
+    statement, _ = five[0].vault.release(run.digest, 1, run.statements, run.sum().hash)
+    run.keep([statement, five[4].vault.burn(run.digest, "ab" * 32)])
+    for of in five:
+        of.bundles = (*of.bundles, "ab" * 32)
+    after = revised(run, revision_of(run, 0, five[:4], bundle="ab" * 32), five[:4])
+    after.all_state(lambda of: of.vault.accept(after.contract.to_json(), after.certificates))
+    with pytest.raises(VaultError, match=run_refusals.LOCKED):
+        five[0].vault.coin(after.digest, after.statements)
+    assert five[1].vault.coin(after.digest, after.statements)
+
+
+def test_who_has_burned_masks_nothing_in_that_round(five: list[Hospital]):
+    """Also if it had not masked before."""
+    run = Coordinator(five, contract_of(five, rounds=1)).begin()
+    of = five[0]
+    of.vault.burn(run.digest, "ab" * 32)
+    with pytest.raises(VaultError, match=run_refusals.BURNED):
+        of.vault.train(run.digest, 1, run.statements, of.update(1), of.logits(1, "validation"))
 
 
 def test_a_site_is_in_one_successor_at_a_time(five: list[Hospital]):
