@@ -86,7 +86,7 @@ class Given:
 
 
 def names_of(files: Certificates, given: Given | None) -> CoordinatorNames:
-    """Return what sites may be told of this coordinator: the names of its certificate, and each CA of its chain."""
+    """Return by what sites may know this coordinator: the names of its certificate, and each CA of its chain."""
     chain = x509.load_pem_x509_certificates((given.certificate if given else files.server).read_bytes())
     held = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     hosts = {canonical_host(str(name.value)) for name in held if isinstance(name, x509.DNSName | x509.IPAddress)}

@@ -40,7 +40,7 @@ class State:
         self.folder = folder
         self.certificates = Certificates(folder / "tls")
         self.connection = folder / "flwr" / "config.toml"  # Flower's, with SuperLink's address for its commands
-        self.names = folder / "names.json"  # CoordinatorNames: what sites may be told of this coordinator
+        self.names = folder / "names.json"  # CoordinatorNames: by what sites may know this coordinator
         self.database = folder / "superlink.sqlite"  # SuperLink's: nodes and runs
         self.last = folder / "last-run"  # holds the results folder of the last run
         self.log = folder / "servers.log"  # of servers and ServerApps since `up` started; the previous one ends in `.1`

@@ -153,9 +153,9 @@ class RunConfig(RunSettings):
 
 @dataclass(frozen=True)
 class SiteConfig(Declared, label="site configuration", hyphens=True):
-    """The ClientApp's node configuration: five addresses inside its own hospital, and the coordinator that it was told.
+    """The ClientApp's node configuration: five addresses inside its own hospital, and its coordinator.
 
-    The vault knows the site's name. A simulation has no coordinator to be told of.
+    The vault knows the site's name. A simulation has no coordinator.
     """
 
     dataset: Path  # folder of the encrypted dataset

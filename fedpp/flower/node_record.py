@@ -18,7 +18,7 @@ class NodeRecord:
     number: int
     running: str = ""  # `place_of` the identity of a running SuperNode, or of one that was killed
     coordinator: str = (
-        ""  # as the site was told, CoordinatorIdentity, JSON; empty in records of fedpp before protocol 2
+        ""  # as the site knows it, CoordinatorIdentity, JSON; empty in records of fedpp before protocol 2
     )
 
     def save(self, identity: Path) -> None:

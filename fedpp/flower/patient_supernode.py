@@ -75,7 +75,7 @@ class RejoiningClient(FleetHttpClient):
 
     identity: Path
     public_key: Path
-    coordinator: str  # as the site was told
+    coordinator: str  # as the site knows it
     hopeless: Path  # file for the reason why no further try can help
     notes: TextIO = sys.stderr  # of our notes, beside Flower's messages on stderr
 

@@ -1,4 +1,4 @@
-"""Identity of a coordinator: its certificate authority (CA) and its name, as a site was told them at `fedpp-site join`.
+"""Identity of a coordinator: its certificate authority (CA) and its name, as a site gave them to `fedpp-site join`.
 
 A site's vault signs it in each statement, so that a coordinator cannot pass a statement on to another one. The CA alone
 would not tell coordinators apart whose certificates a hospital group's CA issues.
@@ -39,7 +39,7 @@ Host = Annotated[str, rule(_ALLOWED, is_host)]
 
 @dataclass(frozen=True)
 class CoordinatorIdentity(Declared, label="coordinator", error=FederationError):
-    """A coordinator as one site was told of it."""
+    """A coordinator as one site knows it."""
 
     authority: Fingerprint
     name: Host
@@ -58,7 +58,7 @@ SIMULATED = CoordinatorIdentity("0" * 64, "simulation")
 
 @dataclass(frozen=True)
 class CoordinatorNames(Declared, label="coordinator's names", error=FederationError):
-    """What the members of a run may have been told: at a site the one that it was told itself."""
+    """By what a run's sites may know its coordinator; at a site, the one way in which it knows it itself."""
 
     authorities: Annotated[tuple[Fingerprint, ...], Listed()]
     names: Annotated[tuple[Host, ...], Listed()]  # a name like *.example.org stands for all names with one more label
@@ -78,7 +78,7 @@ class CoordinatorNames(Declared, label="coordinator's names", error=FederationEr
         if told.authority in self.authorities and any(_names(name, told.name) for name in self.names):
             return
         raise FederationError(
-            f"{site} was told of the coordinator {told}, and this run is of {', '.join(self.names)}, authority "
+            f"{site} knows the coordinator as {told}, and this run is of {', '.join(self.names)}, authority "
             f"{' or '.join(authority[:16] for authority in self.authorities)}: its statement was replayed, or the "
             "sites join by different names or certificates"
         )

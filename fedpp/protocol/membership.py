@@ -130,7 +130,7 @@ class Statement(Declared, label="statement", error=FederationError):
     site: Annotated[str, SITE_NAME]
     dataset: Hash  # fingerprint of the dataset's manifest
     bundle: Hash  # of the app bundle that runs at the site; of nothing in a simulation
-    coordinator: CoordinatorIdentity  # as the site was told
+    coordinator: CoordinatorIdentity  # as the site knows it
 
     def content(self) -> bytes:
         """Return what is signed: the canonical JSON."""

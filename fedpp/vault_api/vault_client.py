@@ -94,7 +94,7 @@ class VaultClient(RunCalls):
     def sign(self, nonce: str, run: str, protocol: int, bundle: str, coordinator: CoordinatorIdentity) -> Proof:
         """Return the site's proof of membership, for the run of this nonce and number and the bundle of this hash.
 
-        It names the coordinator as the site was told.
+        It names the coordinator as the site knows it.
         """
         if not 0 <= protocol < ROUNDS:
             raise ConfigError(f"a protocol's number is a whole number from 0 to 2**32 - 1, got {protocol}")

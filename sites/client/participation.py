@@ -155,7 +155,7 @@ def has_state(content: RecordDict) -> bool:
 
 
 def told_coordinator(site: SiteConfig) -> CoordinatorIdentity:
-    """Return the coordinator that the site was told of; a simulation has none."""
+    """Return the coordinator as the site knows it; a simulation has none."""
     return CoordinatorIdentity.from_json(site.coordinator) if site.coordinator else SIMULATED
 
 

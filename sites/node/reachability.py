@@ -56,7 +56,7 @@ class Coordinator:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def told(self) -> CoordinatorIdentity:
-        """Return what the site was told of the coordinator; raise `ConfigError` for a CA file that cannot be read."""
+        """Return the coordinator as the site knows it; raise `ConfigError` for a CA file that cannot be read."""
         try:
             authority = x509.load_pem_x509_certificate(self.ca.read_bytes())
         except (OSError, ValueError):

@@ -65,5 +65,5 @@ def test_a_coordinator_knows_its_names(told: tuple[str, str], known: bool):
     if known:
         names.require("East", CoordinatorIdentity(told[1], told[0]))
     else:
-        with pytest.raises(FederationError, match=r"^East was told of the coordinator .* statement was replayed"):
+        with pytest.raises(FederationError, match=r"^East knows the coordinator as .* statement was replayed"):
             names.require("East", CoordinatorIdentity(told[1], told[0]))

@@ -78,9 +78,9 @@ def test_a_revoked_member_s_certificate_is_of_the_old_epoch(card: DomainCard):
         ({"bundle": "e" * 64}, "East runs app bundle eeeeeeeeeeeeeeee, the run is of e3b0c44298fc1c14"),
         (
             {"coordinator": replace(TOLD, name="other.example.org")},
-            "of the coordinator other.example.org of authority cacacacacacacaca, and this run is of hub.example.org, a",
+            "the coordinator as other.example.org of authority cacacacacacacaca, and this run is of hub.example.org, a",
         ),
-        ({"coordinator": replace(TOLD, authority="0" * 64)}, "East was told of the coordinator hub.example.org of"),
+        ({"coordinator": replace(TOLD, authority="0" * 64)}, "East knows the coordinator as hub.example.org of"),
         ({"protocol": PROTOCOL + 1}, f"speaks protocol {PROTOCOL + 1}, not {PROTOCOL}"),
     ],
 )

@@ -201,7 +201,7 @@ def test_sites_see_the_given_certificate(tmp_path: Path) -> None:
 
 
 def told(authority: Path, host: str) -> CoordinatorIdentity:
-    """Return the coordinator that a site is told of by this CA certificate and name."""
+    """Return the coordinator that a site knows by this CA certificate and name."""
     return CoordinatorIdentity.told(x509.load_pem_x509_certificate(authority.read_bytes()), host)
 
 
@@ -218,7 +218,7 @@ def test_a_coordinator_knows_what_its_sites_are_told(tmp_path: Path) -> None:
         (own, given.certificate, "hub.example"),
         (others, given.certificate, "192.0.2.7"),
     ):
-        with pytest.raises(FederationError, match="East was told of the coordinator"):
+        with pytest.raises(FederationError, match="East knows the coordinator as"):
             names.require("East", told(authority, name))
 
 

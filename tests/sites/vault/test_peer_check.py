@@ -93,7 +93,7 @@ def test_the_log_names_the_user_that_the_kernel_states(
 def test_another_user_is_refused_though_the_file_mode_admits_it(
     domain: KeyDomain, dataset: EncryptedDataset, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """It reaches no method, is told what may be wrong, and the log names it once a minute with the number."""
+    """It reaches no method, learns what may be wrong, and the log names it once a minute with the number."""
     with logging_vault(domain, dataset, address, tmp_path / "log"):
         reason = call_as(address)
         assert reason.endswith(f"a vault that runs there may not admit user {NOBODY}: see its --allow-user")
