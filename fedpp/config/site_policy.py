@@ -7,6 +7,7 @@ bundle runs; the ClientApp and the vault enforce the rest. A `PolicyError` never
 the coordinator.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -70,6 +71,16 @@ class EvaluationLimits(Declared, label="evaluation", hyphens=True):
     per_round: Limit = 9  # calls of one round and split: two in each of three tries, and three to do some again
     rounds: Limit = 1000  # of one run
     per_day: Limit = 2000  # calls within 24 hours
+
+    def warning(self, patients: Mapping[str, int]) -> str:
+        """Return a line about the splits with too few patients, by the number of each, for runs to accept the site."""
+        few = [f"{split} ({number})" for split, number in patients.items() if 0 < number < self.min_patients]
+        if not few:
+            return ""
+        return (
+            f"too few patients in {', '.join(few)}: a run needs {self.min_patients} in each split that is not empty; "
+            "ingest more or with other shares, or set evaluation: min-patients in site.yaml"
+        )
 
 
 @dataclass(frozen=True)

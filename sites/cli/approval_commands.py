@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import fedpp
-from fedpp.cli import add_json, path
+from fedpp.cli import add_json, note, path
 from fedpp.errors import ConfigError
 from fedpp.texts import printable
 from fedpp.values import is_hex
@@ -33,16 +33,19 @@ def add_policy_arguments(to: argparse.ArgumentParser) -> None:
 
 def policy(*, dataset: Path, out: Path) -> int:
     """Write a site's first policy: one dataset, no bundle approved yet."""
-    from fedpp.config.site_policy import starting_text
+    from fedpp.config.site_policy import EvaluationLimits, starting_text
     from fedpp.dataset.encrypted_dataset import EncryptedDataset
     from fedpp.files import create_exclusively
 
-    fingerprint = EncryptedDataset.open(dataset).manifest.fingerprint
+    opened = EncryptedDataset.open(dataset)
+    fingerprint = opened.manifest.fingerprint
     try:
         create_exclusively(out, starting_text(fingerprint).encode(), mode=0o644)
     except FileExistsError:
         raise FileExistsError(f"{out} is there already: choose another --out, or edit it") from None
     print(printable(f"{out} allows dataset {fingerprint[:16]} and no bundle: `fedpp-site approve` adds one"))
+    if few := EvaluationLimits().warning(opened.patients()):
+        note(few)
     return 0
 
 

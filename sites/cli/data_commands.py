@@ -159,6 +159,7 @@ def ingest(
     as_json: bool,
 ) -> int:
     """Read raw sequences, split them by patient, and write them encrypted."""
+    from fedpp.config.site_policy import EvaluationLimits
     from fedpp.dataset.dataset_writer import require_new
     from fedpp.imaging.labels import ClassMap
     from fedpp.imaging.preparation import Preparation
@@ -204,6 +205,8 @@ def ingest(
             f"the negative class is {class_map.classes[0]!r}, the first by name: --negative or --classes choose another"
         )
     _note_missing_classes(summary, plan)
+    if few := EvaluationLimits().warning(summary.patients):
+        _note(few)
     show(summary.to_mapping(), as_json=as_json)
     return 0
 

@@ -204,6 +204,10 @@ def _check_data(site: SiteConfig, domain: Path | None, *, deep: bool) -> Iterato
     allowed = _check("policy", lambda: _policy(site.policy, dataset))
     yield allowed
     policy = allowed.value
+    if policy is not None and dataset is not None:
+        yield _check("split sizes", lambda: _split_sizes(policy, dataset))
+    else:
+        yield _skip("split sizes", "dataset and policy")
     yield _check("approvals", lambda: _approvals(policy)) if policy else _skip("approvals", "policy")
     yield _check("policy's owner", lambda: _owner(site.policy)) if policy else _skip("policy's owner", "policy")
 
@@ -249,6 +253,12 @@ def _policy(path: Path, dataset: EncryptedDataset | None) -> tuple[str, SitePoli
     if dataset is not None:
         policy.require_dataset(dataset.manifest.fingerprint)
     return f"{path} is read{' and lists this dataset' if dataset is not None else ''}", policy
+
+
+def _split_sizes(policy: SitePolicy, dataset: EncryptedDataset) -> tuple[str, None]:
+    if few := policy.evaluation.warning(dataset.patients()):
+        raise _Warning(few)
+    return f"each split is empty or has {policy.evaluation.min_patients} patients", None
 
 
 def _approvals(policy: SitePolicy) -> tuple[str, None]:

@@ -335,6 +335,7 @@ def test_a_patient_of_the_table_whose_folder_is_gone_is_reported(folder: Path, t
         done = site("ingest", raw, *keys(folder), "--out", tmp_path / str(number), *SMALL, *options)
         assert noted in done.stderr.splitlines()
         assert "MRN" not in done.stderr + done.stdout
+        assert "\ntoo few patients in train (" in done.stderr
     (raw / "labels.csv").write_text("".join(f"{line}\n" for line in f"patient,label\n{labels}".split("\n")[:7]))
     assert "no-image" not in site("survey", raw).stdout
     assert "note" not in site("ingest", raw, *keys(folder), "--out", tmp_path / "all", *SMALL).stderr

@@ -49,6 +49,7 @@ CHECKS = (
     "vault",
     "one site",
     "policy",
+    "split sizes",
     "approvals",
     "policy's owner",
 )
@@ -96,7 +97,7 @@ def given(tmp_path: Path, domain: KeyDomain, dataset: EncryptedDataset, address:
     create_identity(tmp_path / "identity")
     domain.evaluation_key().save(tmp_path / "domain.eval")
     policy = tmp_path / "site.yaml"
-    policy.write_text(SitePolicy(("0" * 64,), (dataset.manifest.fingerprint,)).to_yaml())
+    policy.write_text(SitePolicy(("0" * 64,), (dataset.manifest.fingerprint,), evaluation=vaults.FEW).to_yaml())
     site = SiteConfig(dataset.path, tmp_path / "domain.eval", address, policy, tmp_path)
     with vaults.serving(domain, dataset, address), proxy(tls.folder) as superlink:
         yield Given(superlink, tls.ca, tmp_path / "identity", site)
@@ -184,6 +185,14 @@ def test_an_unreachable_coordinator(given: Given) -> None:
         *skipped,
         "identity's coordinator",
     )
+
+
+def test_splits_of_too_few_patients_are_warned_of(given: Given) -> None:
+    """Each split that a run would refuse is named, with its number of patients and the least one."""
+    given.site.policy.write_text(given.site.policy.read_text().replace("min-patients: 1\n", "min-patients: 4\n"))
+    found = given.found()["split sizes"]
+    assert found[0] == "warn"
+    assert found[1].startswith("too few patients in validation (2), test (3): a run needs 4 in each split")
 
 
 @pytest.mark.parametrize("wrong", ["authority", "name", "expired", "not yet valid"])
@@ -292,7 +301,9 @@ def test_dataset_key_and_vault_must_fit_together(
 ) -> None:
     """A dataset that the vault does not serve, a key of another domain, and a missing vault are named."""
     other = write_dataset(tmp_path / "other", domain, (plaintext[0] + 1, plaintext[1]))
-    given.site.policy.write_text(SitePolicy(("0" * 64,), (other.manifest.fingerprint,)).to_yaml())
+    given.site.policy.write_text(
+        SitePolicy(("0" * 64,), (other.manifest.fingerprint,), evaluation=vaults.FEW).to_yaml()
+    )
     served = replace(given, site=replace(given.site, dataset=other.path))
     fails(served, "one site", "its vault serves dataset")
     stranger = KeyDomain.of_secret(bytes(31) + b"\1", n=2)
@@ -316,13 +327,13 @@ def test_datasets(given: Given, dataset: EncryptedDataset) -> None:
     assert status == "FAIL"
     assert str(shard) in message
     empty = replace(given, site=replace(given.site, dataset=given.identity))
-    fails(empty, "dataset", "cannot read an encrypted dataset", "evaluation key", "one site")
+    fails(empty, "dataset", "cannot read an encrypted dataset", "evaluation key", "one site", "split sizes")
 
 
 def test_policies(given: Given, dataset: EncryptedDataset) -> None:
     """An expired policy, or one of another dataset, fails; one without a bundle is a warning with what to do."""
-    listed = SitePolicy(("0" * 64,), (dataset.manifest.fingerprint,))
-    skipped = ("approvals", "policy's owner")
+    listed = SitePolicy(("0" * 64,), (dataset.manifest.fingerprint,), evaluation=vaults.FEW)
+    skipped = ("split sizes", "approvals", "policy's owner")
     for policy, reason in (
         (replace(listed, until=datetime(2020, 1, 1, tzinfo=UTC).date()), "this site's policy ended with 2020-01-01"),
         (replace(listed, datasets=("1" * 64,)), "does not list its dataset"),
@@ -331,7 +342,7 @@ def test_policies(given: Given, dataset: EncryptedDataset) -> None:
         found = given.found()
         assert found["policy"][0] == "FAIL"
         assert reason in found["policy"][1]
-        assert [found[check][0] for check in skipped] == ["skip", "skip"]
+        assert [found[check][0] for check in skipped] == ["skip"] * 3
     given.site.policy.write_text(replace(listed, bundles=()).to_yaml())
     found = given.found()
     assert statuses(found) == {**dict.fromkeys(CHECKS, "ok"), **AS_ROOT, "approvals": "warn"}
