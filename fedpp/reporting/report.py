@@ -25,8 +25,9 @@ class Privacy:
     does_not_protect: tuple[str, ...]
 
 
-def privacy_of(*, masked: bool) -> Privacy:
-    """Return what a run protects, with secure aggregation (`masked`) or without it."""
+def privacy_of(*, masked: bool, two_sites: bool = False) -> Privacy:
+    """Return what a run protects, with secure aggregation (`masked`), perhaps of two sites alone, or without it."""
+    beyond = _OF_TWO_SITES if two_sites else _BEYOND_THE_MASK
     return Privacy(
         protects=(
             (
@@ -44,7 +45,7 @@ def privacy_of(*, masked: bool) -> Privacy:
                 "Each hospital's trainer holds the evaluation key. Code that runs there can read that hospital's "
                 "own frames and labels. A hospital must trust the code that it approves and the coordinator it joins."
             ),
-            _NOT_BY_THE_MASK if masked else _WITHOUT_MASK,
+            beyond if masked else _WITHOUT_MASK,
             (
                 "A trained model, and counts over few patients, can reveal something about single patients. "
                 "No differential privacy was applied."
@@ -54,14 +55,19 @@ def privacy_of(*, masked: bool) -> Privacy:
 
 
 _SEEN_MASKED = (
-    "Secure aggregation was on: masked updates and sealed models were random bytes to it. It saw which hospitals "
-    "took part and when, their numbers of sequences, and evaluation counts with histograms of scores."
+    "Secure aggregation was on: masked updates and sealed models were random bytes to it, and what was computed stands "
+    "in a contract that all hospitals signed. It saw which hospitals took part and when, their numbers of sequences, "
+    "and the evaluation counts that are reported here, with histograms of scores."
 )
 _SEEN_IN_CLEAR = "SECURE AGGREGATION WAS OFF: it received every hospital's update, and the model, as rows of weights."
-_NOT_BY_THE_MASK = (
-    "The coordinator must be trusted with the images: by models of its choice and the counts that they return it can "
-    "read single images. A hospital that colludes with it can remove every mask, since all members of a key domain "
-    "derive the same one."
+_BEYOND_THE_MASK = (
+    "A hospital that alters its own updates can steer the model within the bounds of a step, and may read something of "
+    "other hospitals' patients from later models. If more hospitals collude with the coordinator than the contract "
+    "reckons with, they can open a single hospital's update."
+)
+_OF_TWO_SITES = (
+    "TWO HOSPITALS HIDE NOTHING FROM EACH OTHER: each can compute the other's update, and its evaluation counts, from "
+    "the sum and its own. Only the coordinator sees neither."
 )
 _WITHOUT_MASK = (
     "The evaluation key can be computed from rows of weights: regard the model and every hospital's update as readable "

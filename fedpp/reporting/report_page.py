@@ -46,7 +46,7 @@ def render(record: Mapping[str, Any]) -> str:
         legend=report_charts.legend(names),
         excluded=_excluded(rounds),
         retried=[row for row in rounds if row["attempt"] > 1],
-        tested=sum(site["sequences"].get("test", 0) for site in sites if site["test"]),
+        tested=sum(site["sequences"].get("test", 0) for site in [site for site in sites if site["test"]] or sites),
         cards=_cards(record),
         points=_points(record),
         compared=_compared(record),

@@ -13,20 +13,26 @@ from flwr.app import Array, ConfigRecord, Message, RecordDict
 from masked_cohort import CARD, MaskedGrid, Node, config, federate, log_of, release
 from run_hospitals import DOMAIN, Hospital, opened
 
+from coordinator.__main__ import main
 from coordinator.server import app
 from coordinator.server.masked import cohort_requests
 from coordinator.server.progress import Progress
 from coordinator.server.run_state import RunState, StoppedError
 from fedpp.aggregation.run_stage import RunStage
+from fedpp.config.contract_limits import RunLimits
 from fedpp.errors import FederationError, ForkError
+from fedpp.learning.metrics import metrics, operating_point
 from fedpp.protocol import masked_messages as masked
 from fedpp.protocol import messages
 from fedpp.protocol.certified_model import CertifiedModel
+from fedpp.protocol.counts import Counts
 from fedpp.protocol.run_record import RECORD, FederationRecord
 from fedpp.protocol.run_statements import SignedStatement
+from fedpp.reporting.report import load_report
 from sites.vault.masked_runs.sealed_stage import SealedStage
 
 EXPIRES = 1_801_000_000
+Usual = Callable[[], RecordDict]
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +81,45 @@ def test_a_run_ends_with_a_certified_model_and_the_figures_of_all_sites(cohort: 
     assert not list((out / "run" / "updates").iterdir())
 
 
+def test_a_masked_run_is_reported_from_the_figures_of_all_sites(
+    cohort: list[Hospital], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No site has figures of its own in it; the summary, the page and the chosen round's operating point need none."""
+    out = tmp_path / "out"
+    record = federate([Node(of) for of in cohort], out, monitor="loss")
+    assert main(["report", str(out)]) == 0
+    report = load_report(out / "report.json")
+    assert report.final == metrics(record.test_counts())
+    assert [of.by_site for of in report.rounds] == [{}, {}]
+    assert [site.test for site in report.sites] == [None] * 3
+    chosen = record.rounds[record.chosen - 1] if record.chosen else record.rounds[-1]
+    tested = record.test_counts()
+    assert isinstance(chosen.counts, Counts)
+    assert isinstance(tested, Counts)
+    assert report.operating_point == operating_point(chosen.counts, tested, 0.9)
+    assert "on 9 test sequences" in (out / "report.html").read_text()
+    assert "9 test sequences" in capsys.readouterr().out
+
+
+def test_a_report_says_that_two_sites_hide_nothing_from_each_other(tmp_path: Path) -> None:
+    """Such a run needs the consent of both, and its log and report say what it does not protect."""
+    out = tmp_path / "out"
+    with opened(tmp_path, 2) as cohort:
+        nodes = [Node(of) for of in cohort]
+        with pytest.raises(FederationError, match="two sites hide nothing from each other, and two-sites is not"):
+            federate(nodes, out, sites=2, rounds=1, wait_seconds=0.1)
+        for of in cohort:
+            of.limits = RunLimits(two_sites="accepted")
+        record = federate(nodes, out, sites=2, rounds=1)
+    assert record.certified == ("East", "North")
+    assert "two sites hide nothing from each other" in log_of(out)
+    assert main(["report", str(out)]) == 0
+    assert any(
+        line.startswith("TWO HOSPITALS HIDE NOTHING")
+        for line in load_report(out / "report.json").privacy.does_not_protect
+    )
+
+
 class CrashingGrid(MaskedGrid):
     """Grid that fails after so many calls of the coordinator; a reply that was pulled then is lost."""
 
@@ -97,6 +142,39 @@ class CrashingGrid(MaskedGrid):
         pulled = super().pull_messages(message_ids)
         self._call()
         return pulled
+
+
+@pytest.mark.parametrize("site", [0, 2])
+def test_a_false_tag_is_found_and_named(cohort: list[Hospital], tmp_path: Path, site: int) -> None:
+    """A member states the tag of another vector: nothing is stepped, and the update stays as a proof."""
+    nodes, out = [Node(of) for of in cohort], tmp_path / "out"
+
+    def lies(_: RecordDict, usual: Usual) -> RecordDict:
+        reply = usual()
+        of = SignedStatement.from_json(masked.statement_of(reply)).statement
+        false = of.changed(facts={**of.facts, "tag": "7"})
+        signed = SignedStatement.by(cohort[site].site.identity.sign, false)
+        return masked.stated(signed.to_json(), bytes.fromhex(masked.seed_of(reply)))
+
+    nodes[site].instead[masked.RELEASE] = lies
+    for _ in range(2):
+        with pytest.raises(FederationError, match=f"^{cohort[site].name} stated a false tag of its masked update"):
+            federate(nodes, out)
+    assert [node.asked.count(masked.STEP) for node in nodes] == [0, 0, 0]
+    assert len(list((out / "run" / "updates").iterdir())) == 3
+
+
+def test_damage_on_the_disk_is_found_before_the_hash_is_stated(cohort: list[Hospital], tmp_path: Path) -> None:
+    """The coordinator requests a damaged update again, and the run ends as it would have."""
+    nodes, out = [Node(of) for of in cohort], tmp_path / "out"
+    nodes[2].instead[masked.RELEASE] = lambda *_: None
+    with pytest.raises(FederationError, match="still missing is South"):
+        federate(nodes, out, wait_seconds=0.1, round_seconds=0.1)
+    damaged = out / "run" / "updates" / "1"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+    nodes[2].instead.clear()
+    federate(nodes, out)
+    assert [node.asked.count(masked.TRAIN) for node in nodes] == [4, 5, 4]
 
 
 class CrashingDisk:
@@ -211,9 +289,6 @@ def test_a_stop_ends_a_paused_run(cohort: list[Hospital], tmp_path: Path) -> Non
 
 def stopped(out: Path) -> None:
     RunState(out).stop.touch()
-
-
-Usual = Callable[[], RecordDict]
 
 
 def refusing(_: RecordDict, usual: Usual) -> RecordDict:
