@@ -143,7 +143,7 @@ class RunContract(Declared, label="run contract", error=FederationError):
 
         Two sites hide nothing from each other: they make a contract without colluders, and no other size does.
         """
-        if self.n < 2 or self.min_honest < MIN_HONEST or self.n < self.min_honest + self.colluders:
+        if self.min_honest < MIN_HONEST or self.n < self.min_honest + self.colluders:
             raise self._refused(
                 f"{self.n} sites are too few for {self.min_honest} honest and {self.colluders} colluding ones: "
                 "secure aggregation needs as many sites as both together, and two honest ones"

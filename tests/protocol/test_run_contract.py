@@ -14,7 +14,7 @@ from run_contracts import CA, CARD, EXPIRES, Cohort, hashed, identities
 from fedpp.errors import FederationError
 from fedpp.keys.domain_ca import DomainCA
 from fedpp.keys.site_identity import SiteIdentity
-from fedpp.protocol.membership import Certificate
+from fedpp.protocol.membership import CLOCK_SKEW, Certificate
 from fedpp.protocol.run_contract import (
     CLOSING_ROUNDS,
     MIN_HONEST,
@@ -150,6 +150,14 @@ def test_a_cohort_too_small_to_hide_a_site_is_refused(n: int, change: dict[str, 
     assert reason in str(raised.value)
 
 
+def test_a_split_may_be_empty():
+    """A site without validation or test patients is a member; one without training sequences has no weight."""
+    member = CONTRACT.cohort[0].changed(sequences=(3, 0, 0), patients=(3, 0, 0))
+    changed(cohort=(member, *CONTRACT.cohort[1:])).require()
+    with pytest.raises(FederationError, match="weight must be a whole number from 1"):
+        member.changed(sequences=(0, 0, 0), weight=0)
+
+
 def test_weights_are_those_of_the_sizes():
     """A coordinator cannot choose a weight: it follows from the training split, the bound and the cap."""
     for sizes, weights in (
@@ -222,7 +230,7 @@ def test_weights_of_a_thousand_sites_are_quick():
     [
         (timedelta(seconds=1), True),
         (VALIDITY, True),
-        (VALIDITY + timedelta(minutes=59), True),
+        (VALIDITY + CLOCK_SKEW, True),
         (timedelta(0), False),
         (-timedelta(days=1), False),
         (VALIDITY + timedelta(hours=2), False),
