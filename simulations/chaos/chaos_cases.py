@@ -172,7 +172,7 @@ def cut(trial: Trial) -> Iterator[Row]:
 
 
 def slow(trial: Trial) -> Iterator[Row]:
-    """A straggler, ten times slower, is waited for beyond the deadline, and named; no round goes on without it."""
+    """A straggler, ten times slower, is waited for beyond the deadline, and named; no round ends without it."""
     victim = trial.victim
     undisturbed = trial.uninterrupted().record.rounds
     deadline = 1.5 * max(r.seconds for r in undisturbed)

@@ -87,7 +87,7 @@ def has_base(setting: Setting, world: World, name: str) -> bool:
 
 
 def fork(setting: Setting, world: World, name: str) -> str:
-    """Return a fault if another successor of a question's parent is at work beside its run."""
+    """Return a fault if another successor of a question's parent is active beside its run."""
     question = setting.questions[name]
     others = set(setting.successors.get(question.revises, ())) - {question.run}
     stepped = {setting.questions[fact.about].run for _, fact in world.stored("step")}

@@ -127,7 +127,7 @@ def _two_states(setting: Setting, world: World, name: str) -> str:
 
 
 def _is_certified(setting: Setting, world: World, vault: Vault, name: str) -> bool:
-    """Tell whether a vault takes the base of a question, with the counts that it opened itself, or that it is told."""
+    """Tell whether a vault takes the base of a question, with counts that it opened itself, or that others report."""
     question = setting.questions[name]
     if not question.base:
         return question.endorsed or "endorsement" not in setting.rules

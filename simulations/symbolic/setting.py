@@ -73,7 +73,7 @@ class Setting:
         return index if index < len(self.federation.honest) else 0
 
     def is_helped(self, name: str) -> bool:
-        """Tell whether a colluder is in a question's cohort: its vector, its tag and its signatures are its word."""
+        """Tell whether a colluder is in a question's cohort: it chooses its vector, its tag and its signatures."""
         return len(self.honest_of[name]) < len(self.questions[name].cohort)
 
     def has(self, vault: Vault, purpose: str, name: str, choices: tuple[int, ...] = (0, 1)) -> bool:

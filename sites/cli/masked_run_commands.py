@@ -64,7 +64,7 @@ def add_burn_arguments(to: argparse.ArgumentParser) -> None:
 def burn(*, contract: str, aggregate: str, vault: str) -> int:
     """Sign that this site's vault releases nothing in the next round; print the statement, for the coordinator.
 
-    The run then cannot go on with this site; the others can go on without it.
+    The run then cannot continue with this site; the others can continue without it.
     """
     from fedpp.vault_api.vault_client import VaultClient
 

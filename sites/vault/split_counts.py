@@ -40,7 +40,7 @@ class SplitCounts:
         min_patients: int,
         withheld: Callable[[int], None] = lambda _: None,
     ) -> AnyCounts:
-        """Return the counts of encrypted logits; `withheld` is told how many findings are not counted."""
+        """Return the counts of encrypted logits; `withheld` gets how many findings are not counted."""
         indices = self.dataset.indices(split)
         labels = self.labels(indices)
         with np.errstate(over="ignore", invalid="ignore"):

@@ -28,7 +28,7 @@ LATER: dict[str, Any] = {"nonce": hashed("later"), "expires": EXPIRES + 1, "bund
 
 
 def settings(tmp: Any = "out", **changes: object) -> RunSettings:
-    return config(tmp, **{"sites": 3, **changes})
+    return config(tmp, **{"sites": 3, "secure_aggregation": True, **changes})
 
 
 def sites(*sizes: int) -> list[SiteDescription]:

@@ -1,6 +1,6 @@
 """Requests to all members of a masked run, until each of them has done its part of a phase.
 
-A sum has the updates of all members, so no phase goes on without one of them. Where members are offline, refuse or are
+A sum has the updates of all members, so no phase ends without one of them. Where members are offline, refuse or are
 late, the run pauses: they are asked again for a bounded time, and after that its operator resumes the run.
 """
 

@@ -57,7 +57,7 @@ class MaskedRun:
     def carry_out(self) -> RunCourse:
         """Start the run and carry out its rounds, as far as they are not yet; return its whole course.
 
-        Raises `FederationError` if the run cannot go on now.
+        Raises `FederationError` if the run cannot continue now.
         """
         while True:
             with suppress(NewStatementsError):

@@ -1,4 +1,4 @@
-"""Endorsements: models that this hospital lets a run start from, and states from which it joins a run that goes on.
+"""Endorsements: models that this hospital lets a run start from, and states from which it joins a run in progress.
 
 `fedpp-site endorse` writes them beside the journal, signed by the site's identity; the running vault reads them. So
 nobody outside the hospital chooses the weights that its data are computed with: without an endorsement of its own a

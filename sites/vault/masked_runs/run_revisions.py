@@ -1,4 +1,4 @@
-"""Revisions at one site: a run goes on from a certified state with other members, under a contract of their own.
+"""Revisions at one site: a run continues from a certified state with other members, under a contract of their own.
 
 The old run stays alive until this site holds all coins of the new one. A site is in one successor of a run at a time,
 and may abandon it until it has trained there.
