@@ -37,7 +37,7 @@ from sites.vault.masked_runs.run_member import RunMember
 
 DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=2)
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
-NAMES = ("East", "North", "South", "West", "Zenith")
+NAMES = ("East", "North", "South", "West", "Xenia", "York", "Zenith")
 SPEC = RunSpec.of(
     **TINY.values(),
     domain=DOMAIN.card().fingerprint,
@@ -127,6 +127,12 @@ def opened(folder: Path, count: int = 3) -> Iterator[list[Hospital]]:
             of.journal.close()
 
 
+def certified(name: str, seed: int) -> Site:
+    """Return a site with the identity of this seed."""
+    identity = SiteIdentity(name, bytes([seed] * 32))
+    return Site(DOMAIN, identity, DomainCA(DOMAIN.ca_seed()).certify(identity.request(), DOMAIN.card()))
+
+
 def hospitals(folder: Path, count: int = 3) -> list[Hospital]:
     """Return so many hospitals, with the folders that they have there, their vaults started."""
     made = []
@@ -135,9 +141,7 @@ def hospitals(folder: Path, count: int = 3) -> list[Hospital]:
         data = generator.normal(size=(len(SPLIT), 2, 8, 8, 1)), np.arange(len(SPLIT)) % 2
         path = folder / f"data of {name}"
         dataset = EncryptedDataset.open(path) if path.exists() else write_dataset(path, DOMAIN, data)
-        identity = SiteIdentity(name, bytes([place + 1] * 32))
-        site = Site(DOMAIN, identity, DomainCA(DOMAIN.ca_seed()).certify(identity.request(), DOMAIN.card()))
-        made.append(Hospital(name, site, dataset, folder / f"runs of {name}").open())
+        made.append(Hospital(name, certified(name, place + 1), dataset, folder / f"runs of {name}").open())
     return made
 
 

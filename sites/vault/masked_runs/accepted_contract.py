@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import cached_property
 
 from fedpp.config.contract_limits import MAX_DAYS
-from fedpp.errors import FederationError, VaultError
+from fedpp.errors import FederationError, ForkError, VaultError
 from fedpp.protocol.membership import Certificate
 from fedpp.protocol.run_contract import NO_HASH, CohortMember, RunContract
 from fedpp.protocol.run_statements import Purpose, RunStatement, SignedStatement
@@ -14,7 +14,7 @@ from fedpp.protocol.state_certificate import StateCertificate
 from fedpp.protocol.statement_chains import StatementChains
 
 from . import run_refusals
-from .run_site import RunSite, refused
+from .run_site import RunSite, noted, refused
 
 ACTIVE, ENDED, ABANDONED, SUCCEEDED, RESTORED = "", "ended", "abandoned", "succeeded", "restored"
 
@@ -72,11 +72,20 @@ class AcceptedContract:
     def take(self, signed: Sequence[SignedStatement]) -> None:
         """Verify and store statements of the members; raise `FederationError` or `VaultError` if one is refused."""
         self._require_own(signed)
-        new = self.chains.take(signed)
+        try:
+            new = self.chains.take(signed)
+        except ForkError as fork:
+            self._keep_proof(fork)
+            raise
         if new:
             with self.writing():
                 for each in new:
                     self._insert(each)
+
+    @property
+    def forked(self) -> set[str]:
+        """Return the sites that signed two statements of which they may sign one."""
+        return {site for (site,) in self._of.journal.rows("forks", "site", contract=self.digest)}
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -144,6 +153,14 @@ class AcceptedContract:
                 raise refused(
                     run_refusals.RESTORED, f"{self.digest[:16]}: signed place {of.place}, known {places[of.site]}"
                 )
+
+    def _keep_proof(self, fork: ForkError) -> None:
+        """Store two statements that prove that a site is no honest one, or was copied."""
+        noted(f"{self.digest[:16]}: {fork}")
+        if fork.site not in self.forked:
+            with self.writing():
+                one, other = fork.proof
+                self._of.journal.insert("forks", contract=self.digest, site=fork.site, one=one, other=other)
 
     def _insert(self, signed: SignedStatement) -> None:
         of = signed.statement

@@ -53,6 +53,9 @@ CREATE TABLE locks (
     weights TEXT NOT NULL, purpose TEXT NOT NULL, context TEXT NOT NULL, contract TEXT NOT NULL, round INTEGER NOT NULL,
     plan TEXT NOT NULL, PRIMARY KEY (weights, purpose)
 ) STRICT;
+CREATE TABLE forks (
+    contract TEXT NOT NULL, site TEXT NOT NULL, one TEXT NOT NULL, other TEXT NOT NULL, PRIMARY KEY (contract, site)
+) STRICT;
 CREATE TABLE burns (context TEXT PRIMARY KEY) STRICT;
 CREATE TABLE stages (
     contract TEXT NOT NULL, round INTEGER NOT NULL, digest TEXT NOT NULL, file TEXT NOT NULL,

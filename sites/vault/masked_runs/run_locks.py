@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from fedpp.errors import VaultError
+from fedpp.protocol.run_contract import RunContract
 from fedpp.protocol.run_statements import context
 
 from . import run_refusals
@@ -75,7 +76,8 @@ def _is_moved(
 ) -> bool:
     """Tell whether a lock moves to this contract: its cohort is a part of the lock's, and the others have burned.
 
-    A member that lies about its burn opens both sums. They tell no more than one of them, unless a site that capped
+    Two statements where a site may sign one are as good as its burn: it is no honest one, or was copied. A member that
+    lies about its burn opens both sums. They tell no more than one of them, unless a site that capped
     weights had lowered weighs more in the second: then their difference is its update.
     """
     if plan != question.plan:
@@ -83,11 +85,15 @@ def _is_moved(
     locked = AcceptedContract.load(of, contract)
     if locked.own.weight != accepted.own.weight:
         return False
-    out = set(locked.contract.names) - set(accepted.contract.names)
-    if not out or not set(accepted.contract.names) < set(locked.contract.names):
-        return False
-    return out <= {
+    before, after = _members(locked.contract), _members(accepted.contract)
+    burned = {
         site
         for site, signed in locked.chains.of("burn", number).items()
         if RoundContext(signed.statement.run, signed.statement.round, signed.statement.base).id == context_id
     }
+    return after < before and {site for site, _ in before - after} <= burned | locked.forked
+
+
+def _members(contract: RunContract) -> set[tuple[str, str]]:
+    """Return the members by name and certificate: a site that was installed again is another one."""
+    return {(member.site, member.certificate) for member in contract.cohort}

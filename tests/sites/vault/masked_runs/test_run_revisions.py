@@ -1,14 +1,16 @@
 """Revisions: a run goes on without a site, with a new one, or not at all."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
-from run_hospitals import NOW, Coordinator, Hospital, contract_of, revision_of
+from run_hospitals import NOW, Coordinator, Hospital, certified, contract_of, opened, revision_of
 
 from fedpp.config.contract_limits import RunLimits
-from fedpp.errors import FederationError, PolicyError, VaultError
+from fedpp.errors import FederationError, ForkError, PolicyError, VaultError
 from fedpp.protocol.run_contract import RunContract
+from fedpp.protocol.run_statements import SignedStatement
 from fedpp.protocol.state_certificate import LACKS_STATE
 from sites.vault.masked_runs import run_refusals
 from sites.vault.masked_runs.run_endorsements import endorse
@@ -101,6 +103,48 @@ def test_a_lock_never_moves_to_a_cohort_without_a_burn_of_each(five: list[Hospit
     after.all_state(lambda of: of.vault.accept(after.contract.to_json(), after.certificates))
     with pytest.raises(VaultError, match=run_refusals.LOCKED):
         five[0].vault.coin(after.digest, list(dict.fromkeys([*after.statements, *run.statements])))
+
+
+def test_a_site_that_was_installed_again_is_another_one(tmp_path: Path):
+    """Its old identity has not burned, and may still release: a lock does not move to its new one."""
+    with opened(tmp_path, 7) as seven:
+        for of in seven:
+            of.limits = RunLimits(max_changes=9)
+        run = Coordinator(seven, contract_of(seven, rounds=1)).begin()
+        run.train(1)
+        statement, _ = seven[0].vault.release(run.digest, 1, run.statements, run.sum().hash)
+        run.keep([statement, seven[5].vault.burn(run.digest, "ab" * 32)])
+        again = Hospital("Zenith", certified("Zenith", 99), seven[6].dataset, tmp_path / "again", seven[6].limits)
+        cohort = [*seven[:5], again.open()]
+        after = revised(run, revision_of(run, 0, cohort), cohort)
+        assert after.contract.parent is not None
+        endorse(again.folder, again.site, after.contract.parent.base, NOW.replace(year=2028))
+        after.all_state(lambda of: of.vault.accept(after.contract.to_json(), after.certificates))
+        with pytest.raises(VaultError, match=run_refusals.LOCKED):
+            seven[0].vault.coin(after.digest, after.statements)
+        again.journal.close()
+
+
+def test_a_proof_of_two_statements_is_as_good_as_a_burn(five: list[Hospital]):
+    """Whoever signs two statements in one place does not hold a run up."""
+    run = Coordinator(five, contract_of(five, rounds=1)).begin()
+    run.train(1)
+    liar = five[4]
+    statement, _ = five[0].vault.release(run.digest, 1, run.statements, run.sum().hash)
+    run.keep([statement])
+    (signed,) = [s for s in run.signed() if (s.statement.site, s.statement.purpose) == (liar.name, "train")]
+    other = signed.statement.changed(facts={**signed.statement.facts, "seed": "ab" * 32})
+    proof = SignedStatement.by(liar.site.identity.sign, other).to_json()
+    after = revised(run, revision_of(run, 0, five[:4]), five[:4])
+    after.all_state(lambda of: of.vault.accept(after.contract.to_json(), after.certificates))
+    with pytest.raises(VaultError, match=run_refusals.LOCKED):
+        five[0].vault.coin(after.digest, after.statements)
+    with pytest.raises(ForkError):
+        five[0].vault.coin(after.digest, [proof])
+    five[0].restart()
+    after.all_state(lambda of: of.vault.coin(after.digest, after.statements))
+    after.all_state(lambda of: of.vault.start(after.digest, after.statements))
+    assert len({end.to_bytes() for end in after.finish()}) == 1
 
 
 def test_a_lock_does_not_move_to_another_plan(five: list[Hospital]):
