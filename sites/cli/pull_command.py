@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from fedpp.protocol.certified_model import CertifiedModel
 
 CIPHERTEXT, PLAIN = ".npz", ".keras"
-SEALED_BY_ONE = "sealed by a member, and certified by none"
 IN_CLEAR = "of a run in clear: the coordinator made it, and nobody certified it"
 
 
@@ -88,10 +87,10 @@ def source_of(named: Path, identity: Path | None) -> Path:
 
 
 def opened(file: Path, domain: "KeyDomain", *, partial: bool = False, in_clear: bool = False) -> PulledModel:
-    """Return the model in a file: certified by the members of a masked run, sealed, or of a run in clear.
+    """Return the model in a file: certified by the members of a masked run, or of a run in clear.
 
     Raises `ModelError` or `MaskError`, and `FederationError` for a certificate that is not the members'. The state of a
-    run that had not ended needs `partial`, one that nobody sealed `in_clear`.
+    run that had not ended needs `partial`, one in clear `in_clear`; one that is sealed alone is refused.
     """
     from fedpp.aggregation.global_state import GlobalState
     from fedpp.keys.sealed_state import is_sealed
@@ -107,18 +106,18 @@ def opened(file: Path, domain: "KeyDomain", *, partial: bool = False, in_clear: 
     if is_certified(content):
         return certified_state(CertifiedModel.from_bytes(content), domain, partial=partial)
     if is_sealed(content):
-        _, records = domain.state_sealer().unseal([content])
-        content, origin = b"".join(records), SEALED_BY_ONE
-    else:
-        origin = IN_CLEAR
+        raise ModelError(
+            f"{file} holds a model that a member sealed, of weights that it may have chosen, and nobody certified: "
+            "take the model.sealed of a run that its members certified"
+        )
     state = GlobalState.from_bytes(content)
     _require_domain(state.domain, domain)
-    if origin == IN_CLEAR and not in_clear:
+    if not in_clear:
         raise ModelError(
             f"{file} holds a model that nobody sealed or certified: whoever gave it chose its weights; if it is of a "
             "run in clear, --in-clear takes it"
         )
-    return PulledModel(state, origin)
+    return PulledModel(state, IN_CLEAR)
 
 
 def certified_state(model: "CertifiedModel", domain: "KeyDomain", *, partial: bool) -> PulledModel:

@@ -44,10 +44,10 @@ def prepared(folder: Path, domain: KeyDomain, network: ModelSpec) -> tuple[KeyDo
     key_store.join(folder / "domain", membership(EAST, domain), cheap())
     (folder / "passphrase").write_text(f"{PASSPHRASE}\n")
     (folder / "passphrase").chmod(0o600)
-    sealed = b"".join(domain.state_sealer().seal("round 0", [state_of(domain, network).to_bytes()]))
-    (folder / "model.sealed").write_bytes(sealed)
+    state = state_of(domain, network).to_bytes()
+    (folder / "final.state").write_bytes(state)
     (folder / "identity" / "models").mkdir(parents=True)
-    (folder / "identity" / "models" / "7.state").write_bytes(sealed)
+    (folder / "identity" / "models" / "7.state").write_bytes(state)
     return domain, folder
 
 
@@ -73,8 +73,8 @@ def test_a_run_without_masking_leaves_a_state_in_clear(member: tuple[KeyDomain, 
 def test_a_member_gets_the_ciphertext_model(member: tuple[KeyDomain, Path]):
     """By the coordinator's file or by the number of a run that its node kept; the rows are the state's."""
     domain, folder = member
-    site(*pull(folder, folder / "model.sealed", "a.npz"))
-    done = site(*pull(folder, "7", "b.npz", "--identity", folder / "identity"))
+    site(*pull(folder, folder / "final.state", "a.npz", "--in-clear"))
+    done = site(*pull(folder, "7", "b.npz", "--in-clear", "--identity", folder / "identity"))
     assert "round 0, classes no, yes" in done.stdout
     expected = state_of(domain, TINY)
     for name in ("a.npz", "b.npz"):
@@ -90,9 +90,9 @@ def test_the_plain_model_predicts_on_plain_images_what_ciphertext_does(
 ):
     """Stock Keras loads it without fedpp's classes, and its logits are the decrypted ones to 1e-9."""
     domain, folder = member
-    printed = site(*pull(folder, folder / "model.sealed", "model.keras"))
-    sealed = "sealed by a member, and certified by none"
-    assert printed.stdout == f"{folder / 'model.keras'}  round 0, classes no, yes\n{sealed}\n"
+    printed = site(*pull(folder, folder / "final.state", "model.keras", "--in-clear"))
+    in_clear = "of a run in clear: the coordinator made it, and nobody certified it"
+    assert printed.stdout == f"{folder / 'model.keras'}  round 0, classes no, yes\n{in_clear}\n"
     assert "note: this file holds the model in clear, readable for whoever gets it\n" in printed.stderr
     model = keras.models.load_model(folder / "model.keras")
     dataset = write_dataset(folder / "data", domain, plaintext)
@@ -108,7 +108,7 @@ def test_a_frame_form_s_plain_model_takes_images_that_are_not_mixed(
 ):
     """Its first convolution is given the mixing matrix's share: on plain frames its logits are those on mixed ones."""
     domain, folder = prepared(tmp_path, founded(scheme="more-frame"), PATCHES)
-    site(*pull(folder, folder / "model.sealed", "model.keras"))
+    site(*pull(folder, folder / "final.state", "model.keras", "--in-clear"))
     model = keras.models.load_model(folder / "model.keras")
     mixed = FrameCipher(domain, "float64", layout="patches", patch=2)
     frames = np.stack([mixed.frames("s", values)[..., 0] for values in plaintext[0]])
@@ -128,8 +128,8 @@ def test_a_frame_form_s_plain_model_takes_images_that_are_not_mixed(
         ("nothing.sealed", "x.npz", (), "cannot read the model"),
         ("7", "x.npz", (), "if it is a run's number, name the node that kept its model (--identity)"),
         ("8", "x.npz", ("--identity", "identity"), "this site's node kept no model of run 8: it has 7"),
-        ("model.sealed", "x.h5", (), "--out names model.npz, of ciphertext, or model.keras"),
-        ("model.sealed", "passphrase.npz", (), "is there already"),
+        ("final.state", "x.h5", (), "--out names model.npz, of ciphertext, or model.keras"),
+        ("final.state", "passphrase.npz", (), "is there already"),
         ("passphrase", "x.npz", (), "damaged"),
     ],
 )
@@ -145,14 +145,20 @@ def test_mistakes_are_one_line(run: str, out: str, more: tuple[str, ...], line: 
 
 
 def test_another_domain_s_member_opens_nothing(member: tuple[KeyDomain, Path], tmp_path: Path):
-    """Its key is refused by the domain's name, for a sealed model and for one in clear."""
+    """Its key is refused by the domain's name."""
     domain, folder = member
     (tmp_path / "other").mkdir()
     _, other = prepared(tmp_path / "other", founded(), TINY)
-    (folder / "clear.state").write_bytes(state_of(domain, TINY).to_bytes())
-    for model, line in (
-        ("model.sealed", "the sealed state belongs to domain"),
-        ("clear.state", "the model belongs to domain"),
-    ):
-        assert f"{line} {domain.card().fingerprint[:16]}" in error_of(*pull(other, folder / model, "x.npz"))
-        assert not (other / "x.npz").exists()
+    line = f"the model belongs to domain {domain.card().fingerprint[:16]}"
+    assert line in error_of(*pull(other, folder / "final.state", "x.npz", "--in-clear"))
+    assert not (other / "x.npz").exists()
+
+
+def test_a_sealed_model_that_nobody_certified_is_refused(member: tuple[KeyDomain, Path]):
+    """Any member of the domain can seal weights of its choice; no option takes them."""
+    domain, folder = member
+    sealed = b"".join(domain.state_sealer().seal("the result", [state_of(domain, TINY).to_bytes()]))
+    (folder / "model.sealed").write_bytes(sealed)
+    for options in ((), ("--in-clear", "--partial")):
+        line = error_of(*pull(folder, folder / "model.sealed", "x.npz", *options))
+        assert "sealed, of weights that it may have chosen, and nobody certified" in line
