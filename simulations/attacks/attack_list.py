@@ -8,6 +8,7 @@ from .flood_attacks import FLOOD_ATTACKS
 from .journal_attacks import JOURNAL_ATTACKS
 from .mask_attacks import MASK_ATTACKS
 from .membership_attacks import MEMBERSHIP_ATTACKS
+from .model_attacks import MODEL_ATTACKS
 from .opening_attacks import OPENING_ATTACKS
 from .start_attacks import START_ATTACKS
 from .sum_attacks import SUM_ATTACKS
@@ -19,6 +20,7 @@ ATTACKS: Mapping[str, Attack] = {
     **OPENING_ATTACKS,
     **SUM_ATTACKS,
     **START_ATTACKS,
+    **MODEL_ATTACKS,
     **COUNT_ATTACKS,
     **JOURNAL_ATTACKS,
     **MEMBERSHIP_ATTACKS,

@@ -8,9 +8,11 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
@@ -55,33 +57,45 @@ class _Grid(InProcessGrid):
 
 @dataclass
 class ChoosingCoordinator:
-    """A coordinator that admitted the sites, and asks one of them about weights of its choice."""
+    """A coordinator that asks one of its sites about weights of its choice, in runs of one evaluation each."""
 
-    grid: _Grid
-    asked: int = field(default=0)
+    sites: Sequence[InProcessClient]
+    folder: Path
+    runs: int = 0
+    asked: int = 0  # in the newest run
+    grid: _Grid = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start the first run."""
+        load_tensorflow(deterministic=True)
+        self.start()
 
     @classmethod
-    def of(cls, hospitals: Sequence[Hospital], folder: Path) -> "ChoosingCoordinator":
-        """Let the real coordinator admit these hospitals to a run in clear."""
-        load_tensorflow(deterministic=True)
+    def of(cls, hospitals: Sequence[Hospital], folder: Path) -> Self:
+        """Return a coordinator of these hospitals, which writes into a folder."""
+        return cls([InProcessClient(of.config, number) for number, of in enumerate(hospitals, 1)], folder)
+
+    def start(self) -> None:
+        """Let the real coordinator admit the sites to another run in clear."""
         from coordinator.server.app import federate
 
+        self.runs, self.asked = self.runs + 1, 0
         config = RunConfig.of(
             **CHOICES.values(),
-            sites=len(hospitals),
+            sites=len(self.sites),
             dtype="float64",
             learning_rate=RATE,
             batch_size=64,
             epochs=1,
             secure_aggregation=False,
             card=DOMAIN.card().to_json(),
-            out=str(folder / "coordinator"),
+            out=str(self.folder / f"run {self.runs}"),
         )
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
-        grid = _Grid(InProcessClient(of.config, number) for number, of in enumerate(hospitals, 1))
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = self.runs, self.runs, 1
+        self.grid = _Grid(self.sites)
+        self.grid.set_run(Run.create_empty(self.runs))
         with suppress(_AdmittedError), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
-            federate(grid, config)
-        return cls(grid)
+            federate(self.grid, config)
 
     def zeros(self) -> Rows:
         """Return rows of zero for each weight."""
@@ -89,35 +103,41 @@ class ChoosingCoordinator:
 
     def evaluation(self, rows: Rows) -> Counts:
         """Return the test counts of these weights at the first site; raise `FederationError` if it refuses."""
-        reply = self._reply(MessageType.EVALUATE, messages.EvaluateRequest, rows)
+        self.asked += 1
+        state = self._state(rows).to_bytes()
+        reply = self._reply(MessageType.EVALUATE, messages.EvaluateRequest(self.grid.run_spec, self.asked), state)
+        self.start()  # a site keeps the first model that it evaluates as the run's last one
         return Counts.from_mapping(dict(messages.record(reply, messages.METRICS, MetricRecord)))
+
+    def keep(self, rows: Rows) -> bytes:
+        """Have the first site evaluate these weights as the run's final model, and return them as they were sent."""
+        self.asked += 1
+        state = self._state(rows).to_bytes()
+        self._reply(MessageType.EVALUATE, messages.EvaluateRequest(self.grid.run_spec, self.asked), state)
+        return state
 
     def update(self, rows: Rows) -> Rows:
         """Return the update of these weights at the first site; raise `FederationError` if it refuses."""
-        reply, run_spec = self._reply(MessageType.TRAIN, messages.TrainRequest, rows), self.grid.run_spec
-        ring, length = ring_of(run_spec), run_spec.network.parameters() * DOMAIN.n
-        examples = run_spec.weight(SEQUENCES["train"])
-        words = messages.words_of(reply, ring.bits, length)
-        return dict(unflat(ring.decode(words, examples), run_spec.network, DOMAIN.n))
-
-    def _reply(
-        self, kind: str, request: type[messages.EvaluateRequest | messages.TrainRequest], rows: Rows
-    ) -> RecordDict:
         self.asked += 1
-        state = self._state(rows)
+        run_spec, state = self.grid.run_spec, self._state(rows).to_bytes()
+        reply = self._reply(MessageType.TRAIN, messages.TrainRequest(run_spec, self.asked), state)
+        ring, length = ring_of(run_spec), run_spec.network.parameters() * DOMAIN.n
+        words = messages.words_of(reply, ring.bits, length)
+        values = ring.decode(words, run_spec.weight(SEQUENCES["train"]))
+        return dict(unflat(values, run_spec.network, DOMAIN.n))
+
+    def _reply(self, kind: str, request: messages.Request, state: bytes) -> RecordDict:
         content = RecordDict(
             {
-                messages.CONFIG: request(self.grid.run_spec, self.asked, base=state.digest).to_record(),
+                messages.CONFIG: request.to_record(),
                 messages.PARTICIPANTS: self.grid.participants,
-                messages.ARRAYS: ArrayRecord({messages.STATE: messages.pack_state(state.to_bytes())}),
+                messages.ARRAYS: ArrayRecord({messages.STATE: messages.pack_state(state)}),
             }
         )
         reply = self.grid.sites[1].answer(Message(content, dst_node_id=1, message_type=kind))
         if reply is None:
             raise FederationError("no reply")
-        if messages.REFUSAL in reply:
-            raise FederationError(str(messages.record(reply, messages.REFUSAL, ConfigRecord)["reason"]))
-        return reply
+        return messages.content_of(Message(reply, reply_to=Message(content, dst_node_id=1, message_type=kind)))
 
     def _state(self, rows: Rows) -> GlobalState:
         run_spec = self.grid.run_spec
