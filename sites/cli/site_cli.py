@@ -40,7 +40,7 @@ PROGRAM = Program(
         "predict": Command("model_commands:predict", "Print the decrypted probabilities of each sequence of a split"),
         "vault": Command("vault_commands:vault", "Serve the vault on a Unix socket or over mutual TLS"),
         "health": Command("vault_commands:health", "Check whether a vault answers"),
-        "audit-log": Command("vault_commands:audit_log", "Verify every line of a vault's audit log"),
+        "audit-log": Command("vault_commands:audit_log", "Verify an audit log, or print what is remembered of others'"),
         "endorse": Command(
             "masked_run_commands:endorse", "Let masked runs start from a model, or this site join a run at a state"
         ),

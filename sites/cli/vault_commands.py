@@ -161,30 +161,39 @@ def health(*, address: str, tls: Path | None) -> int:
 
 def add_audit_log_arguments(to: argparse.ArgumentParser) -> None:
     """Add the arguments of `audit-log`."""
-    to.add_argument("action", choices=("verify",), help="verify: check form, numbers, chain and signatures")
-    to.add_argument("file", type=path, help="the log")
+    to.add_argument(
+        "action",
+        choices=("verify", "heads"),
+        help="verify: check form, numbers, chain and signatures; heads: print what this site remembers of others' logs",
+    )
+    to.add_argument("file", type=path, help="the log; for heads the folder of the vault's masked runs")
     to.add_argument("--certificate", type=path, help="certificate of the site that must have signed the log")
     to.add_argument(
         "--card", type=path, help="domain card of the CA that issued the certificate (default: domain.card beside it)"
     )
     to.add_argument("--head", type=sha256, help="head that was noted earlier: proves that nothing was cut since")
+    to.add_argument("--heads", type=path, help="what a peer remembers, from its `heads --json`; needs --certificate")
     add_json(to)
 
 
 def audit_log(
     *,
-    action: Literal["verify"],  # noqa: ARG001  there is no other
+    action: Literal["verify", "heads"],
     file: Path,
     certificate: Path | None,
     card: Path | None,
     head: str | None,
+    heads: Path | None,
     as_json: bool,
 ) -> int:
-    """Check every line of a vault's audit log: its form, number, chain and signature."""
+    """Check every line of a vault's audit log, or print the heads of all sites' logs that this site remembers."""
+    if action == "heads":
+        return _show_heads(file, as_json=as_json)
     from fedpp.cipher.domain_card import DomainCard
     from fedpp.keys.key_store import CARD
     from fedpp.protocol.membership import Certificate
 
+    from ..vault import peer_heads
     from ..vault.audit_chain import verify
 
     key, site = None, ""
@@ -199,7 +208,10 @@ def audit_log(
                 f"cannot read the certificate {certificate}: {reason}: name a site.certificate"
             ) from None
         key, site = certified.member.signing_key, certified.member.site
-    found = verify(file, public_key=key, head=head)
+    if heads is not None and not site:
+        raise ConfigError("--heads needs --certificate, which names the site of the log: give both")
+    remembered = {} if heads is None else peer_heads.load(heads, site)
+    found = verify(file, public_key=key, head=head, heads=remembered)
     shown: dict[str, Any] = {
         "records": found.records,
         "first": found.first,
@@ -207,12 +219,27 @@ def audit_log(
         "head": found.head,
         "signed by": f"{site}, {found.public_key}" if site else f"{found.public_key} {UNKNOWN_SIGNER}",
     }
+    if remembered:
+        shown["heads that a peer remembers"] = len(remembered)
     if found.after_known_head is not None:
         shown["records after --head"] = found.after_known_head
     if as_json:
         print(json.dumps({name.replace(" --", " ").replace(" ", "_"): value for name, value in shown.items()}))
     else:
         show(shown, as_json=False)
+    return 0
+
+
+def _show_heads(runs: Path, *, as_json: bool) -> int:
+    """Print the newest head of each site's audit log that the statements of masked runs name."""
+    from ..vault.peer_heads import heads_of, stored_statements, to_json
+
+    found = heads_of(stored_statements(runs))
+    if as_json:
+        print(to_json(found))
+    for site, heads in found.items() if not as_json else ():
+        newest = max(heads, default=0)
+        print(printable(f"{site}  {newest} records, head {heads.get(newest, 'none')}"))
     return 0
 
 

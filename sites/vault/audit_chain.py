@@ -99,10 +99,13 @@ class Verified:
     after_known_head: int | None = None  # records after the line with the given hash
 
 
-def verify(path: Path, *, public_key: str | None = None, head: str | None = None) -> Verified:
+def verify(
+    path: Path, *, public_key: str | None = None, head: str | None = None, heads: Mapping[int, str] = {}
+) -> Verified:
     """Check every line of a log; raise `VaultError` that names the first bad one.
 
-    The log must be signed by `public_key`, if one is given, and must hold the line whose hash is `head`.
+    The log must be signed by `public_key`, if one is given, and must hold the line whose hash is `head`, and after so
+    many lines as `heads` say those hashes, which peers remember.
     """
     chain, known = Chain(str(path)), None
     try:
@@ -113,6 +116,8 @@ def verify(path: Path, *, public_key: str | None = None, head: str | None = None
                 chain.take(line)
                 if public_key not in {None, chain.public_key}:
                     raise VaultError(f"{path}: line 1 names the key {chain.public_key[:16]}, the site's is another")
+                if heads.get(chain.count, chain.head) != chain.head:
+                    raise VaultError(f"{path}: line {chain.count} is another than a peer remembers: the log was forked")
                 if chain.head == head:
                     known = chain.count
     except OSError as error:
@@ -121,6 +126,8 @@ def verify(path: Path, *, public_key: str | None = None, head: str | None = None
         ) from None
     if not chain.count:
         raise VaultError(f"{path}: line 1 is missing: an audit log is never empty")
+    if chain.count < max(heads, default=0):
+        raise VaultError(f"{path}: it ends at line {chain.count}, and a peer remembers line {max(heads)}: it was cut")
     return Verified(
         chain.count, chain.first["time"], chain.last["time"], chain.head, chain.public_key, _after(chain, head, known)
     )
