@@ -100,4 +100,4 @@ def federate_clients(clients: Sequence[Client], config: RunConfig) -> Federation
     from coordinator.server import app
 
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1  # Flower sets them in its processes
-    return app.federate(InProcessGrid(clients), config, contracts=True)
+    return app.federate(InProcessGrid(clients), config)

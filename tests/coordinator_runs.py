@@ -8,25 +8,36 @@ from pathlib import Path
 from conftest import TINY
 from flwr.app import ConfigRecord, Message, RecordDict
 from masked_sites import DOMAIN as KEYS
-from members import proof
+from members import TOLD, proof
 
 from fedpp.aggregation.global_state import GlobalState
 from fedpp.config.run_config import RunConfig
 from fedpp.keys.site_identity import SiteIdentity
+from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol import messages
+from fedpp.protocol.coordinator_identity import CoordinatorNames
 from fedpp.protocol.site_description import SiteDescription
 from simulations.benchmarks.simulated_client import SimulatedClient
 from simulations.in_process_engine import InProcessGrid
 
 CARD = KEYS.card()
+NAMES = CoordinatorNames.only(TOLD).to_json()
 DOMAIN = CARD.fingerprint
 
 
 def config(out: Path, **changes: object) -> RunConfig:
     usual = {"rounds": 2, "epochs": 1, "quorum": 1, "retries": 1, "wait_seconds": 2.0, "round_seconds": 0.2}
     usual |= {"batch_size": 2, "learning_rate": 0.1, "dtype": "float64", **TINY.choices.values()}
+    usual |= {"secure_aggregation": False}
     changed = {name.replace("-", "_"): value for name, value in changes.items()}
-    return RunConfig.of(**{"card": CARD.to_json(), "out": str(out), "sites": 2, **usual, **changed})
+    return RunConfig.of(
+        **{"card": CARD.to_json(), "out": str(out), "sites": 2, "coordinator": NAMES, **usual, **changed}
+    )
+
+
+def model_of(out: Path) -> EncryptedModel:
+    """Return the model of a run in clear."""
+    return EncryptedModel.load(out / "model.npz")
 
 
 def describe(name: str, **changes: object) -> SiteDescription:

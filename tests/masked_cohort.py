@@ -21,6 +21,7 @@ from fedpp.config.run_config import SPLITS, RunConfig
 from fedpp.errors import FedppError
 from fedpp.protocol import masked_messages as masked
 from fedpp.protocol import messages
+from fedpp.protocol.coordinator_identity import SIMULATED
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Proof, Statement
 from fedpp.protocol.run_record import FederationRecord
 from fedpp.protocol.site_description import SiteDescription
@@ -71,9 +72,8 @@ def describe(of: Hospital, content: RecordDict) -> RecordDict:
         sequences=tuple(sequences[split] for split in SPLITS),
         patients=tuple(patients[split] for split in SPLITS),
     )
-    statement = Statement(
-        nonce, "1", int(time.time()), PROTOCOL, CARD.fingerprint, of.name, of.dataset.manifest.fingerprint, NO_BUNDLE
-    )
+    facts = (CARD.fingerprint, of.name, of.dataset.manifest.fingerprint, NO_BUNDLE, SIMULATED)
+    statement = Statement(nonce, "1", int(time.time()), PROTOCOL, *facts)
     proof = Proof(statement, of.site.identity.sign("statement", statement.content()), of.site.certificate)
     proved = ConfigRecord({"proof": proof.to_json()})
     return RecordDict({messages.SITE: ConfigRecord(description.to_mapping()), messages.PROOF: proved})
@@ -176,7 +176,7 @@ class MaskedGrid(InProcessGrid):
 
 def federate(nodes: Sequence[Node], out: Path, **changes: object) -> FederationRecord:
     """Carry out a masked run of these nodes."""
-    return app.federate(MaskedGrid(nodes), config(out, **changes), contracts=True)
+    return app.federate(MaskedGrid(nodes), config(out, **changes))
 
 
 def log_of(out: Path) -> str:

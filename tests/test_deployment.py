@@ -604,10 +604,12 @@ def test_a_model_moves_to_a_new_key_epoch(
         d.services.enter_context(running(d, hospital, 2))
     carry(east.folder / "secret" / "model-2.npz", d.folder / "post" / "model-2.npz")
 
-    out = d.folder / "second"  # starts from a file in clear, which a site seals
+    model = d.folder / "post" / "model-2.npz"
+    (digest,) = {of.secret("endorse", model, "--domain", of.domain(2)).strip() for of in d.hospitals}
+    out = d.folder / "second"  # starts from the model that both have endorsed
     settings = {**SETTINGS, "rounds": 1, "learning-rate": 1e-12}
     chosen = [text for name, value in settings.items() for text in ("--set", f"{name}={value}")]
-    initial = ["--model", str(d.folder / "post" / "model-2.npz"), *chosen, "--json"]
+    initial = ["--model", digest, *chosen, "--json"]
     second = json.loads(call(d.run(out, sites=2, more=initial, epoch=2)).stdout)
     assert second == pytest.approx(trained[1], abs=1e-6)
     record = FederationRecord.load(out / "federation.json")

@@ -104,7 +104,10 @@ def add_run_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("--domain", type=path, help="card of the key domain")
     to.add_argument("--sites", type=positive, help="number of sites to wait for")
     to.add_argument("--out", type=path, help="folder for federation.json and the model")
-    to.add_argument("--model", type=path, help="model.sealed or model.npz of an earlier run, as the initial model")
+    to.add_argument(
+        "--model",
+        help="initial model: the digest of one that every site has endorsed; without secure aggregation a model.npz",
+    )
     to.add_argument(
         "--set",
         dest="settings",
@@ -124,7 +127,7 @@ def run(
     domain: Path | None,
     sites: int | None,
     out: Path | None,
-    model: Path | None,
+    model: str | None,
     settings: list[str],
     resume: bool,
     as_json: bool,

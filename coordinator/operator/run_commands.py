@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from fedpp.config.run_config import RunConfig
 from fedpp.errors import ConfigError, FederationError
 from fedpp.files import replace
-from fedpp.protocol.run_record import BEFORE, CLEAR, RECORD, SEALED
+from fedpp.protocol.run_record import CLEAR, RECORD, SEALED
 from fedpp.settings_file import load_settings
 from fedpp.texts import printable_lines
+from fedpp.values import is_hex
 
 from .bundle_build import CHECKOUT, copy_sources
 from .flower_command import flower
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from coordinator.server.run_state import RunState
 
 ARGUMENTS = ("domain", "sites", "out", "model")  # in a file of settings, instead of on the command line
-CHANGEABLE = ("rounds", "quorum", "retries", "wait-seconds", "round-seconds")  # in a resumed run
+CHANGEABLE = ("quorum", "retries", "wait-seconds", "round-seconds")  # in a resumed run
+IN_CLEAR = ("rounds",)  # likewise, where no contract states it
 WATCH_SECONDS, NODES_SECONDS = 1.0, 15.0
 Settings = dict[str, str | int | float]
 
@@ -114,22 +116,22 @@ def _started(folder: "RunState", texts: Sequence[str], given: Mapping[str, Any])
     from fedpp.cipher.domain_card import DomainCard
 
     out = folder.out
-    if folder.configuration.exists() or any((out / name).exists() for name in (RECORD, SEALED, BEFORE, CLEAR)):
+    if folder.configuration.exists() or any((out / name).exists() for name in (RECORD, SEALED, CLEAR)):
         raise ConfigError(
             f"{out} holds a federation already: choose another --out, results are not overwritten, or resume "
             "the run with --resume"
         )
     domain = Path(given.get("domain") or _missing("--domain CARD"))
-    model = Path(given["model"]) if given.get("model") else None
-    card = DomainCard.load(domain)
-    if model is not None:
-        initial_model.read(model, card.fingerprint)  # a file that cannot be read must not cost a wait for sites
+    model, card = str(given.get("model") or ""), DomainCard.load(domain)
+    if model and not is_hex(model):
+        model = str(Path(model).resolve())
+        initial_model.read(Path(model), card.fingerprint)  # a file that cannot be read must not cost a wait for sites
     facts: Settings = {
         "card": card.to_json(),
         "coordinator": "",  # as it is when a ServerApp is submitted
         "sites": given.get("sites") or _missing("--sites NUMBER"),
         "out": str(out),
-        "initial-model": str(model.resolve()) if model else "",
+        "initial-model": model,
     }
     written = {name: value for name, value in given.items() if name not in ARGUMENTS}
     settings = run_config(texts, facts, written)
@@ -157,10 +159,11 @@ def _resumed(folder: "RunState", texts: Sequence[str], given: Mapping[str, Any])
     written = {name: value for name, value in given.items() if name not in ARGUMENTS}
     settings = run_config(texts, facts, before | written)
     before |= facts
-    changed = [name for name in settings if settings[name] != before[name] and name not in CHANGEABLE]
+    changeable = CHANGEABLE if before["secure-aggregation"] else (*IN_CLEAR, *CHANGEABLE)
+    changed = [name for name in settings if settings[name] != before[name] and name not in changeable]
     if changed:
         raise ConfigError(
-            f"a resumed run may change only {', '.join(CHANGEABLE)}; {changed[0]} was {before[changed[0]]!r}, "
+            f"a resumed run may change only {', '.join(changeable)}; {changed[0]} was {before[changed[0]]!r}, "
             f"got {settings[changed[0]]!r}: start a new run, with --model"
         )
     replace(folder.configuration, json.dumps(settings).encode())

@@ -54,9 +54,9 @@ def outliers(norms: Mapping[str, float]) -> Mapping[str, str]:
 class RingSum:
     """Sum of encoded updates modulo 2^32 or 2^64; it does not depend on the order in which they arrive."""
 
-    def __init__(self, due: Round, *, masked: bool) -> None:
-        """Start with zero; the norms of updates that are not masked are recorded."""
-        self._due, self._masked = due, masked
+    def __init__(self, due: Round) -> None:
+        """Start with zero."""
+        self._due = due
         self._sum = np.zeros(due.length, due.ring.dtype)
         self._parts: dict[str, tuple[Contribution, int]] = {}
         self._norms: dict[str, float] = {}
@@ -69,8 +69,7 @@ class RingSum:
         """Add a site's update."""
         self._due.ring.add(self._sum, update)
         self._parts[part.site] = part, tag
-        if not self._masked:
-            self._norms[part.site] = norm([self._due.ring.decode(update, part.examples)])
+        self._norms[part.site] = norm([self._due.ring.decode(update, part.examples)])
 
     def contributions(self) -> Aggregate:
         """Return whose updates the sum has, in the order of the sites' names."""

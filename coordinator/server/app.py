@@ -1,9 +1,9 @@
-"""Coordinator's ServerApp: aggregates encoded updates and evaluation counts, and holds no key.
+"""Coordinator's ServerApp: adds encoded updates, relays what sites state, and holds no key.
 
-It writes into the run's `out` folder: `federation.json` (the run's record, of public facts and counts) and the model,
-as `model.sealed`, which a member's vault unseals, or without secure aggregation as `model.npz`, encrypted weights. With
-orthogonal frame mixing and without secure aggregation, a strategy of Flower may aggregate the updates, which are then
-readable here. The folder `run` there holds what another ServerApp needs to resume the run.
+It writes into the run's `out` folder: `federation.json` (the run's record, of public facts and counts) and the model.
+A masked run (`coordinator.server.masked`) ends with `model.sealed`, which a member's vault unseals. A run in clear ends
+with `model.npz`, encrypted weights; with orthogonal frame mixing a strategy of Flower may aggregate its updates, which
+are then readable here. The folder `run` there holds what another ServerApp needs to resume the run.
 """
 
 import json
@@ -20,10 +20,11 @@ from fedpp.cipher.domain_card import DomainCard
 from fedpp.config.run_config import RunConfig
 from fedpp.errors import FederationError, FedppError
 from fedpp.files import replace
+from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol import messages
 from fedpp.protocol.coordinator_identity import CoordinatorNames
 from fedpp.protocol.membership import NO_BUNDLE, NONCE_BYTES, Run
-from fedpp.protocol.run_record import BEFORE, CLEAR, RECORD, SEALED, FederationRecord
+from fedpp.protocol.run_record import CLEAR, RECORD, FederationRecord
 from fedpp.protocol.run_spec import RunSpec
 
 from . import initial_model
@@ -31,10 +32,9 @@ from .admission import Admission, Admissions
 from .aggregate import Aggregation, RingSum
 from .chosen_strategy import ChosenStrategy
 from .flower_strategies import FlowerAggregation
-from .initial_model import InitialModel
 from .masked import masked_federation
 from .progress import Progress, ProgressFile
-from .replies import UNKNOWN, digest_of
+from .replies import digest_of
 from .run_state import Checkpoint, RunState, StoppedError, patiently
 from .strategy import FederatedAveraging
 
@@ -44,14 +44,11 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation of this run configuration."""
-    federate(grid, RunConfig.from_mapping(dict(context.run_config)), contracts=True)
+    federate(grid, RunConfig.from_mapping(dict(context.run_config)))
 
 
-def federate(grid: Grid, config: RunConfig, *, contracts: bool = False) -> FederationRecord:
-    """Admit the sites, train for the given rounds, test, and write the results; resume a run that was started.
-
-    With `contracts` a masked run follows a contract of its members (`coordinator.server.masked`).
-    """
+def federate(grid: Grid, config: RunConfig) -> FederationRecord:
+    """Admit the sites, train for the given rounds, test, and write the results; resume a run that was started."""
     folder = RunState(Path(config.out))
     with folder.held():
         progress = ProgressFile(folder.progress, Progress(run=str(grid.run.run_id), rounds=config.rounds))
@@ -59,8 +56,8 @@ def federate(grid: Grid, config: RunConfig, *, contracts: bool = False) -> Feder
             if (folder.out / RECORD).exists():  # an earlier ServerApp crashed after its last write
                 record = FederationRecord.load(folder.out / RECORD)
             else:
-                masked = contracts and config.secure_aggregation
-                record = (masked_federation.federate if masked else _federate)(grid, config, folder, progress)
+                carry_out = masked_federation.federate if config.secure_aggregation else _federate_in_clear
+                record = carry_out(grid, config, folder, progress)
                 content = json.dumps(record.to_mapping(), indent=1).encode()
                 patiently(lambda: replace(folder.out / RECORD, content), config.wait_seconds, folder)
         except FedppError as error:
@@ -69,13 +66,12 @@ def federate(grid: Grid, config: RunConfig, *, contracts: bool = False) -> Feder
         except Exception as error:  # `run` starts another ServerApp: the log must say why
             folder.note(f"the ServerApp failed: {type(error).__name__}: {error}")
             raise
-        (folder.out / BEFORE).unlink(missing_ok=True)
         folder.finish()
         progress.update(phase="completed")
         return record
 
 
-def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: ProgressFile) -> FederationRecord:
+def _federate_in_clear(grid: Grid, config: RunConfig, folder: RunState, progress: ProgressFile) -> FederationRecord:
     card = DomainCard.from_json(config.card)
     chosen = ChosenStrategy.of(config, card.scheme)
     initial = initial_model.read(Path(config.initial_model), card.fingerprint) if config.initial_model else None
@@ -83,8 +79,7 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
     nonce = folder.nonce(secrets.token_hex(NONCE_BYTES))
     names = CoordinatorNames.of_run(config.coordinator)
     run = Run(card.ca_key, card.fingerprint, nonce, str(grid.run.run_id), bundle, names)
-    if not config.secure_aggregation:
-        folder.note("secure aggregation is OFF: this coordinator sees each site's updates, and the model")
+    folder.note("secure aggregation is OFF: this coordinator sees each site's updates, and the model")
     if chosen:
         folder.note(f"{config.strategy} of Flower makes each new model here, from the sites' updates")
     admissions = Admissions(grid, run, card.n, folder.note, folder.require_not_stopped)
@@ -100,7 +95,7 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
     write = partial(patiently, seconds=config.wait_seconds, folder=folder)
 
     def keep_model(state: bytes) -> None:
-        write(lambda: keep(state, out=folder.out, masked=config.secure_aggregation))
+        write(lambda: GlobalState.from_bytes(state).model().save(folder.out / CLEAR))
 
     if at is None:
         at = initial_state(grid, admissions.admitted, initial, run_spec, config.round_seconds, folder)
@@ -111,9 +106,7 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
         keep_model(at.state)  # a crash may have come between the checkpoint and the model
 
     def aggregate(due: Round, before: Checkpoint) -> Aggregation:
-        return (
-            RingSum(due, masked=config.secure_aggregation) if chosen is None else FlowerAggregation(chosen, due, before)
-        )
+        return RingSum(due) if chosen is None else FlowerAggregation(chosen, due, before)
 
     rounds = FederatedAveraging(
         grid, config, admissions, run_spec, folder, progress, n=card.n, aggregate=aggregate, keep=keep_model
@@ -126,7 +119,7 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
         scheme=card.scheme,
         bundle=bundle,
         run=run.number,
-        masked=config.secure_aggregation,
+        masked=False,
         seed=config.training.seed,
         dtype=config.training.dtype,
         network=run_spec.network,
@@ -142,20 +135,6 @@ def _federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progres
     )
 
 
-def keep(state: bytes, *, out: Path, masked: bool) -> None:
-    """Write the model of a round in place of the previous one.
-
-    Only a site can see whether a sealed one is valid: the previous one stays beside it until the run is complete.
-    """
-    sealed = out / SEALED
-    if not masked:
-        GlobalState.from_bytes(state).model().save(out / CLEAR)
-    elif not sealed.exists() or sealed.read_bytes() != state:
-        if sealed.exists():
-            sealed.replace(out / BEFORE)
-        replace(sealed, state)
-
-
 def run_spec_of(admission: Admission, config: RunConfig, card: DomainCard) -> RunSpec:
     """Return the run specification, which is the same in all requests, for the admitted sites."""
     sites = admission.sites.values()
@@ -164,7 +143,7 @@ def run_spec_of(admission: Admission, config: RunConfig, card: DomainCard) -> Ru
         task=next(iter(sites)).task,
         training=config.training,
         server_optimizer=config.server_optimizer,
-        masked=config.secure_aggregation,
+        masked=False,
         examples=1,
         sites=1,
         bounds=config.bounds,
@@ -173,7 +152,12 @@ def run_spec_of(admission: Admission, config: RunConfig, card: DomainCard) -> Ru
 
 
 def initial_state(
-    grid: Grid, admission: Admission, initial: InitialModel | None, run_spec: RunSpec, timeout: float, folder: RunState
+    grid: Grid,
+    admission: Admission,
+    initial: EncryptedModel | None,
+    run_spec: RunSpec,
+    timeout: float,
+    folder: RunState,
 ) -> Checkpoint:
     """Request the state of round 0 from one site after another until one replies; raise `FederationError`."""
     form, model = form_of(initial, admission, run_spec)
@@ -190,19 +174,16 @@ def initial_state(
         reply = next(iter(grid.send_and_receive([request], timeout=timeout)), None)
         try:
             state = messages.state_of(messages.content_of(reply))
-            # The digest of a sealed one is a single site's claim, by which the others must not be refused.
-            return Checkpoint(0, UNKNOWN if run_spec.masked else digest_of(state), state, (), 0.0)
+            return Checkpoint(0, digest_of(state), state, (), 0.0)
         except FederationError as error:
             folder.note(f"initial weights of {site.name} excluded: {error}")
     raise FederationError("no site sent initial weights: the messages above say why")
 
 
-def form_of(initial: InitialModel | None, admission: Admission, run_spec: RunSpec) -> tuple[str, bytes]:
+def form_of(initial: EncryptedModel | None, admission: Admission, run_spec: RunSpec) -> tuple[str, bytes]:
     """Return form and content of the initial model for a request; raise an error if the model does not fit."""
     if initial is None:
         return "", b""
-    if isinstance(initial, bytes):
-        return "sealed", initial
     site = next(iter(admission.sites.values()))
     initial.require_fitting(site.domain, site.task.classes)
     if (initial.network, initial.dtype) != (run_spec.network, run_spec.training.dtype):

@@ -13,7 +13,7 @@ from fedpp.protocol.site_description import SiteDescription
 
 from .exchange import Exchange
 from .progress import ProgressFile, SiteStatus
-from .replies import UNKNOWN, MisfitError
+from .replies import MisfitError
 from .run_state import RunState
 
 Requests = Callable[[Iterable[int]], list[Message]]  # makes the requests to these nodes
@@ -161,13 +161,9 @@ class ClientStateIndex:
         """Record that a site holds this state of a round."""
         self._held[site, number] = digest
 
-    def base(self, site: str, number: int, digest: str) -> str:
-        """Return the digest by which a site knows the state of a round, or an empty text if it must be sent it.
-
-        The coordinator does not know the digest of the first state if it is sealed: the site's own holds then.
-        """
-        held = self._held.get((site, number), "")
-        return held if digest in {held, UNKNOWN} else ""
+    def holds(self, site: str, number: int, digest: str) -> bool:
+        """Tell whether a site holds this state of a round, so that it need not be sent."""
+        return self._held.get((site, number)) == digest
 
     def forget(self, site: str) -> bool:
         """Record that a site holds nothing; tell whether it was recorded to hold something."""

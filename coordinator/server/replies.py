@@ -1,7 +1,4 @@
-"""Checks of a site's replies: all that the coordinator can see of them, before it uses them.
-
-With secure aggregation an encoded update looks random here: the sites' own update check sees what it does to the model.
-"""
+"""Checks of a site's replies in a run in clear: all that the coordinator can see of them, before it uses them."""
 
 from dataclasses import dataclass
 
@@ -17,8 +14,6 @@ from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.run_spec import RunSpec
 from fedpp.protocol.site_description import SiteDescription
-
-UNKNOWN = "0" * 64  # digest of a state that only the sites can read
 
 
 class MisfitError(FederationError):
@@ -43,8 +38,7 @@ def accept_update(
         mask, weight = messages.Mask.read(content), run_spec.weight(site.sequences[0])
         _require_examples(messages.record(content, messages.METRICS, MetricRecord).get(messages.EXAMPLES), weight)
         update = messages.words_of(content, due.ring.bits, due.length)
-        if not run_spec.masked:
-            due.ring.require_within(update, weight)
+        due.ring.require_within(update, weight)
         return Contribution(site.name, mask.nonce, weight, mask.min_cohort), mask.tag, update
     except (FederationError, MaskError) as error:
         raise MisfitError(str(error)) from None
@@ -55,14 +49,14 @@ def base_of(content: RecordDict) -> str:
     return Round.from_json(messages.Origin.read(content).round).base
 
 
-def accept_evaluation(content: RecordDict, site: SiteDescription, *, masked: bool) -> Reply:
+def accept_evaluation(content: RecordDict, site: SiteDescription) -> Reply:
     """Return a site's evaluation of a new model; raise `FederationError` if it does not fit."""
     counts = accept_counts(content, site, "validation")
     state, verdict = (
         messages.state_of(content) if messages.ARRAYS in content else None,
         messages.Verdict.read(content),
     )
-    if state is not None and not masked and digest_of(state) != verdict.digest:
+    if state is not None and digest_of(state) != verdict.digest:
         raise FederationError("its state is another than its verdict names")
     return Reply(counts, verdict, state)
 
@@ -83,17 +77,14 @@ def accept_counts(content: RecordDict, site: SiteDescription, split: str) -> Any
 
 
 def _require_origin(reported: messages.Origin, domain: str, due: Round) -> None:
-    """Raise `FederationError` unless an update is of this domain, round, attempt, model and run specification.
-
-    The model is not compared in the first round of a sealed run, where only the sites know its digest.
-    """
+    """Raise `FederationError` unless an update is of this domain, round, attempt, model and run specification."""
     if reported.domain != domain:
         raise FederationError(
             f"its update is of domain {reported.domain[:16]!r} (or key epoch), this run of {domain[:16]!r}"
         )
     of = Round.from_json(reported.round)
     for name, value in vars(due).items():
-        if getattr(of, name) != value and (name, value) != ("base", UNKNOWN):
+        if getattr(of, name) != value:
             raise FederationError(f"its update is of {name} {getattr(of, name)!r:.40}, due is {value!r:.40}")
 
 

@@ -32,7 +32,7 @@ from .admission import Admissions
 from .aggregate import MakeAggregation
 from .gathering import Accept, ClientStateIndex, Gathering, Requests
 from .progress import ProgressFile
-from .replies import UNKNOWN, Reply, accept_counts, accept_evaluation, accept_update, base_of
+from .replies import Reply, accept_counts, accept_evaluation, accept_update, base_of
 from .run_state import Checkpoint, JournalEntry, RoundAggregate, RunState, patiently
 
 
@@ -108,7 +108,7 @@ class FederatedAveraging:
 
         Raises `FederationError` if there are none.
         """
-        request = messages.EvaluateRequest(self._run_spec, last.round + 1, base=_name(last))
+        request = messages.EvaluateRequest(self._run_spec, last.round + 1, base=last.digest)
         arrays = ArrayRecord({messages.STATE: messages.pack_state(last.state)})  # sites keep the final one
         tested: dict[str, AnyCounts] = {}
 
@@ -282,7 +282,7 @@ class FederatedAveraging:
         """Return the function that takes a site's evaluation of a round's model, which the site holds from then on."""
 
         def accept(content: RecordDict, site: SiteDescription) -> None:
-            reply = replies[site.name] = accept_evaluation(content, site, masked=self._run_spec.masked)
+            reply = replies[site.name] = accept_evaluation(content, site)
             self._client_states.add(site.name, number, reply.verdict.digest)
 
         return accept
@@ -365,8 +365,8 @@ class FederatedAveraging:
             return ArrayRecord({**state, **(results or {})})
 
         def one(node: int, name: str) -> Message:
-            held = self._client_states.base(name, before.round, before.digest)
-            return self._message(kind, node, request(node, held or _name(before)), arrays(with_state=not held), more)
+            held = self._client_states.holds(name, before.round, before.digest)
+            return self._message(kind, node, request(node, before.digest), arrays(with_state=not held), more)
 
         def requests(nodes: Iterable[int]) -> list[Message]:
             sites = self.sites
@@ -392,11 +392,6 @@ class FederatedAveraging:
             }
         )
         return Message(content, dst_node_id=node, message_type=kind, ttl=self._ttl)
-
-
-def _name(of: Checkpoint) -> str:
-    """Return the digest of a checkpoint's state, or an empty text if only the sites know it."""
-    return "" if of.digest == UNKNOWN else of.digest
 
 
 def _figures(counts: AnyCounts) -> str:

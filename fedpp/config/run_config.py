@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from fedpp.config.hyperparameters import Training
 from fedpp.config.server_optimizer import SERVER_NAMES, ServerOptimizerConfig
-from fedpp.values import Declared, Flat, hyphenated, number, whole
+from fedpp.values import Declared, Flat, hyphenated, is_hex, number, whole
 
 SPLITS = ("train", "validation", "test")
 MAX_ATTEMPTS = 100  # of a round
@@ -20,7 +20,6 @@ MAX_SITES = 1000  # of a run: a vault is sent their proofs and the list of a sum
 MIN_HONEST = 2  # sites of each sum of a masked run: the sum over fewer is one site's update
 MAX_EXAMPLES = 2**31  # of all sites together
 MIN_BOUND, MAX_BOUND = 2.0**-20, 2.0**20  # of the magnitude of an update's value
-SEALED_SUFFIX = ".sealed"  # of a model that the coordinator cannot read
 LAYOUTS = ("auto", "frames", "manifest", "chexpert", "dicom", "breakhis", "images")  # of raw data
 WANTED_SENSITIVITY = 0.9  # on validation data, of a report's operating point, unless another is given
 SITES_FOLDER = "FEDPP_SITES"  # environment variable: in a simulation, the folder of the site files
@@ -127,16 +126,21 @@ class RunConfig(RunSettings):
 
     card: str  # of the key domain whose members are admitted, JSON
     out: str  # folder for the federation's results
-    initial_model: str = ""  # model.sealed, or model.npz, of an earlier run to start from
+    initial_model: str = ""  # model.npz of an earlier run; in a masked run the digest of a model that all endorsed
     coordinator: str = ""  # its CoordinatorNames, JSON; empty in a simulation
 
     def __post_init__(self) -> None:
-        """Refuse a sealed model for a run in clear."""
+        """Refuse an initial model of the other kind of run."""
         super().__post_init__()
-        if Path(self.initial_model).suffix == SEALED_SUFFIX and not self.secure_aggregation:
+        if self.initial_model and is_hex(self.initial_model) != self.secure_aggregation:
+            wanted = (
+                "the digest of a model that every site has endorsed, as `fedpp-site endorse` prints it"
+                if self.secure_aggregation
+                else "a model.npz"
+            )
             raise self._refused(
-                f"initial-model names a sealed model, which needs secure aggregation, got {self.initial_model!r}: set "
-                "secure-aggregation=true, or give a model.npz"
+                f"initial-model with secure-aggregation={str(self.secure_aggregation).lower()} is {wanted}, got "
+                f"{self.initial_model!r:.80}"
             )
 
     def to_flower(self) -> dict[str, str | int | float]:

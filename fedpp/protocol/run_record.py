@@ -14,8 +14,7 @@ from fedpp.protocol.finding_counts import AnyCounts, FindingCounts, total
 from fedpp.protocol.site_description import SiteDescription
 
 RECORD = "federation.json"  # in the folder of a run's results
-SEALED, CLEAR = "model.sealed", "model.npz"  # the last model: sealed under the domain, or in clear
-BEFORE = "model-before.sealed"  # the model of the previous round, until the run is complete
+SEALED, CLEAR = "model.sealed", "model.npz"  # the result: sealed and certified, or in clear
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def test_a_quorum_is_more_than_half_of_the_sites_by_default():
         assert RunConfig.from_mapping({**DEFAULTS, "sites": sites, "quorum": quorum}).min_sites() == minimum
 
 
-@pytest.mark.parametrize(("initial", "reported"), [("", False), ("/secret/model.npz", True)])
+@pytest.mark.parametrize(("initial", "reported"), [("", False), ("ab" * 32, True)])
 def test_a_record_has_all_settings_but_the_card_and_paths(initial: str, reported: bool):
     """Each setting has its name and value; of the initial model only its existence is recorded."""
     run = RunConfig.from_mapping({**DEFAULTS, "card": "{}", "out": "/secret/out", "initial-model": initial})
@@ -139,12 +139,16 @@ def test_a_vault_by_default_evaluates_every_try_of_a_run_by_default():
     assert EvaluationLimits().per_round == 3 * (DEFAULTS["retries"] + 1)
 
 
-def test_a_sealed_model_is_for_a_masked_run():
-    """Without masking the sites' states are in clear: a sealed model is refused, and one in clear is not."""
-    for masking, initial in ((True, "/m.sealed"), (True, "/m.npz"), (False, "/m.npz"), (False, "")):
+def test_a_masked_run_starts_from_an_endorsed_model_and_another_from_a_file():
+    """Without masking the coordinator sends the model; with it each vault has the one that its site endorsed."""
+    for masking, initial in ((True, "ab" * 32), (True, ""), (False, "/m.npz"), (False, "")):
         RunConfig.from_mapping({**DEFAULTS, "secure-aggregation": masking, "initial-model": initial})
-    with pytest.raises(ConfigError, match="got '/m.sealed': set secure-aggregation=true, or give a model.npz"):
-        RunConfig.from_mapping({**DEFAULTS, "secure-aggregation": False, "initial-model": "/m.sealed"})
+    for masking, initial, wanted in (
+        (True, "/m.npz", "endorsed, as `fedpp-site"),
+        (False, "ab" * 32, "is a model.npz"),
+    ):
+        with pytest.raises(ConfigError, match=f"{wanted}.*, got '{initial}"):
+            RunConfig.from_mapping({**DEFAULTS, "secure-aggregation": masking, "initial-model": initial})
 
 
 KEY = "/keys/domain.eval"

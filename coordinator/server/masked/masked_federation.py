@@ -21,7 +21,6 @@ from fedpp.protocol.membership import NO_BUNDLE, NONCE_BYTES, Run
 from fedpp.protocol.new_contract import first_contract, lowered_weights
 from fedpp.protocol.run_contract import FRESH, VALIDITY, RunContract
 from fedpp.protocol.run_record import SEALED, FederationRecord, RoundRecord
-from fedpp.values import is_hex
 
 from .cohort_requests import CohortRequests
 from .masked_run import MaskedRun
@@ -56,11 +55,6 @@ def federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progress
 
 def _cohort(config: RunConfig, admission: Admission, run: Run, expires: int) -> Cohort:
     """Return the cohort of all admitted sites; raise `FederationError` if they cannot make a contract."""
-    if config.initial_model and not is_hex(config.initial_model):
-        raise FederationError(
-            "a masked run starts from fresh weights or from a model that each site has endorsed: give its digest, as "
-            f"`fedpp-site endorse` prints it, got {config.initial_model!r:.80}"
-        )
     sites, proofs = tuple(admission.sites.values()), admission.participants.proofs
     certificates = {proof.certificate.member.site: proof.certificate for proof in proofs}
     contract = first_contract(

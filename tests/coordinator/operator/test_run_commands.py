@@ -141,7 +141,7 @@ def test_missing_settings(run: Run) -> None:
         assert f"{missing} is needed, on the command line or in the file of settings" in run(*arguments)
 
 
-@pytest.mark.parametrize("name", ["federation.json", "model-before.sealed", "model.npz"])
+@pytest.mark.parametrize("name", ["federation.json", "model.sealed", "model.npz"])
 def test_run_refuses_to_overwrite(name: str, run: Run) -> None:
     """A folder that holds a federation, or only its model, is not changed."""
     Path("out").mkdir()
@@ -163,18 +163,13 @@ def test_run_checks_its_folder_before_it_starts(out: str, run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--model", "missing.sealed"), "cannot read the model missing.sealed: No such file or directory"),
-        (("--model", "missing.npz"), "cannot read the model missing.npz: No such file or directory"),
-        (
-            ("--model", "model.sealed", "--set", "secure-aggregation=false"),
-            "model.sealed': set secure-aggregation=true, or give a model.npz",
-        ),
+        (("--model", "missing.npz"), "missing.npz: No such file or directory"),
+        (("--model", "ab" * 32, "--set", "secure-aggregation=false"), "is a model.npz, got 'abab"),
         (("--domain", "none.card"), "coordinator run: cannot read the domain card none.card"),
     ],
 )
 def test_run_checks_its_files_before_it_starts(arguments: tuple[str, ...], reason: str, run: Run) -> None:
     """A model or card that cannot be read, or does not fit the run, is one line; nothing is submitted or created."""
-    Path("model.sealed").write_bytes(b"sealed")
     assert reason in run(*START, *arguments)
     assert not Path("out").exists()
 
@@ -206,6 +201,7 @@ def test_a_resumed_run_keeps_its_settings(run: Run, out: Path) -> None:
         assert settings(out)[name] == value
     reason = "learning-rate was 0.001, got 0.5: start a new run, with --model"
     assert reason in run(*RESUME, "--set", "learning-rate=0.5")
+    assert "rounds was 10, got 7: start a new run" in run(*RESUME, "--set", "rounds=7")  # the contract states it
     assert settings(out)["learning-rate"] == before["learning-rate"]
 
 

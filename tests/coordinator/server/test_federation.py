@@ -1,8 +1,4 @@
-"""A whole federation over real Flower messages: replies that the coordinator can see to be invalid are excluded.
-
-Masked words are random bytes to it. A member that masks noise, or sends a wrong tag, does end a masked run: nobody can
-tell whose words do not fit.
-"""
+"""A whole federation in clear over real Flower messages: replies that are invalid are excluded."""
 
 import sys
 import time
@@ -16,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY
-from coordinator_runs import CARD, LocalGrid, Site, answered, config, describe, identity_of, refusal
+from coordinator_runs import CARD, LocalGrid, Site, answered, config, describe, identity_of, model_of, refusal
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from masked_sites import opened
 from members import proof, run_of
 
 from coordinator.server.admission import Admission, Admissions
@@ -201,9 +196,7 @@ def test_an_invalid_reply_ends_no_run(
     assert bad.asked.count("train") == (1 if quarantined or skipped else 2)
     excluded = {"train": [1, 1], "query.accept": [1, 1], "evaluate": [0, 1], "query.initial_weights": [0, 0]}[kind]
     assert [list(r.excluded) for r in record.rounds] == [["a"] * number for number in excluded]
-    final = opened((tmp_path / "model.sealed").read_bytes())
-    assert final.round == 2
-    np.testing.assert_array_equal(final.rows["dense/bias"], np.full((5, 2), 2.0))
+    np.testing.assert_array_equal(model_of(tmp_path).rows["dense/bias"], np.full((5, 2), 2.0))
 
 
 def test_every_request_for_counts_has_its_round(tmp_path: Path) -> None:
@@ -422,18 +415,12 @@ def test_every_site_gets_the_participants(tmp_path: Path) -> None:
     assert seen == [("query.initial_weights", 1), *[("train", 1), ("query.accept", 1)] * 2, ("evaluate", 1)]
 
 
-@pytest.mark.parametrize("masking", [True, False])
-def test_a_run_starts_from_an_initial_model(masking: bool, tmp_path: Path) -> None:
-    """Sealed or in clear; one in clear of another model specification or dtype is refused at once."""
-    sites = [Site(describe("a")), Site(describe("b"))]
-    federate(LocalGrid(sites), config(tmp_path / "first", secure_aggregation=masking))
-    first = tmp_path / "first" / ("model.sealed" if masking else "model.npz")
-    federate(LocalGrid(sites), config(tmp_path / "second", secure_aggregation=masking, initial_model=str(first)))
-    if masking:
-        model = opened((tmp_path / "second" / "model.sealed").read_bytes())
-        np.testing.assert_array_equal(model.rows["dense/bias"], 4.0)
-        return
-    np.testing.assert_array_equal(EncryptedModel.load(tmp_path / "second" / "model.npz").rows["dense/bias"], 4.0)
+def test_a_run_starts_from_an_initial_model(tmp_path: Path) -> None:
+    """One of another model specification or dtype is refused at once."""
+    sites, first = [Site(describe("a")), Site(describe("b"))], tmp_path / "first" / "model.npz"
+    federate(LocalGrid(sites), config(tmp_path / "first"))
+    federate(LocalGrid(sites), config(tmp_path / "second", initial_model=str(first)))
+    np.testing.assert_array_equal(model_of(tmp_path / "second").rows["dense/bias"], 4.0)
     for change in ({"dtype": "float32"}, {"dense": 6}):
         with pytest.raises(FederationError, match="has another model specification or dtype"):
             federate(LocalGrid(sites), config(tmp_path / "third", initial_model=str(first), **change))
@@ -443,9 +430,7 @@ def test_a_run_starts_from_an_initial_model(masking: bool, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("missing.sealed", "cannot read the model .*missing.sealed: No such file or directory; name a model.sealed"),
-        ("folder.sealed", "cannot read the model .*folder.sealed: Is a directory"),
-        ("empty.sealed", "the model .*empty.sealed is empty"),
+        ("folder.npz", "cannot read the model .*folder.npz: Is a directory"),
         ("missing.npz", "cannot read the model .*missing.npz: No such file or directory"),
         ("empty.npz", "empty.npz is not a model of fedpp"),
         ("other.npz", "the model belongs to domain eeee"),
@@ -453,9 +438,8 @@ def test_a_run_starts_from_an_initial_model(masking: bool, tmp_path: Path) -> No
 )
 def test_an_initial_model_is_read_before_the_first_request(name: str, line: str, tmp_path: Path) -> None:
     """A missing, unreadable or empty one, or one of another domain, ends the run in one line."""
-    (tmp_path / "folder.sealed").mkdir()
-    for empty in ("empty.sealed", "empty.npz"):
-        (tmp_path / empty).touch()
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "empty.npz").touch()
     rows = {spec.name: np.zeros((*spec.shape, 2)) for spec in TINY.weights()}
     EncryptedModel(TINY, "e" * 64, ("no", "yes"), rows).save(tmp_path / "other.npz")
     site = Site(describe("a"))
@@ -465,44 +449,15 @@ def test_an_initial_model_is_read_before_the_first_request(name: str, line: str,
     assert site.asked == []
 
 
-def test_secure_aggregation_does_not_change_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Masked and in clear a run ends in the same rows, bit for bit: the mean of updates, by a hand-written loop."""
-    steps, rows = {"a": 0.25, "b": -0.125}, {}
-    for masking in (True, False):
-        sites = [Site(describe(name, sequences=(3 + 2 * (name == "b"), 2, 1)), step=steps[name]) for name in steps]
-        out = tmp_path / str(masking)
-        record = federate(LocalGrid(sites), config(out, secure_aggregation=masking))
-        assert record.masked is masking
-        assert ("secure aggregation is OFF: this coordinator sees" in capsys.readouterr().err) is not masking
-        model = opened((out / "model.sealed").read_bytes()) if masking else EncryptedModel.load(out / "model.npz")
-        rows[masking] = model.rows
-    for name, values in rows[True].items():
-        np.testing.assert_array_equal(values, rows[False][name])
+def test_a_run_in_clear_averages_the_updates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The model is the weighted mean of the updates, by a hand-written loop; the operator is told what is seen."""
+    steps = {"a": 0.25, "b": -0.125}
+    sites = [Site(describe(name, sequences=(3 + 2 * (name == "b"), 2, 1)), step=steps[name]) for name in steps]
+    record = federate(LocalGrid(sites), config(tmp_path))
+    assert not record.masked
+    assert "secure aggregation is OFF: this coordinator sees" in capsys.readouterr().err
+    for values in model_of(tmp_path).rows.values():
         np.testing.assert_allclose(values, 2 * (3 * 0.25 - 5 * 0.125) / 8, rtol=1e-15)
-
-
-def test_the_coordinator_never_has_a_row(tmp_path: Path) -> None:
-    """No reply, and no file of the run, holds rows that it would hold without secure aggregation."""
-    rows = [np.full(8, value).tobytes() for value in (0.25, 0.5)]  # after one round, and after two
-    found = {}
-    for masking in (True, False):
-        replies: list[bytes] = []
-
-        class Heard(Site):
-            def answer(self, message: Message, replies: list[bytes] = replies) -> RecordDict | None:
-                reply = super().answer(message)
-                for record in (message.content, reply or RecordDict()):
-                    if messages.ARRAYS in record:
-                        replies += [array.data for array in record.array_records[messages.ARRAYS].values()]
-                return reply
-
-        out = tmp_path / str(masking)
-        federate(
-            LocalGrid([Heard(describe(name), step=0.25) for name in "ab"]), config(out, secure_aggregation=masking)
-        )
-        written = [path.read_bytes() for path in out.rglob("*") if path.is_file()]
-        found[masking] = [any(row in c for c in contents for row in rows) for contents in (replies, written)]
-    assert found == {True: [False, False], False: [True, True]}
 
 
 def test_local_baselines_are_recorded(tmp_path: Path) -> None:

@@ -1,19 +1,16 @@
 """States are sent once: a request about a state that the site holds has its digest alone."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
-from coordinator_runs import KEYS, LocalGrid, Site, config, describe, refusal
+from coordinator_runs import LocalGrid, Site, config, describe, model_of, refusal
 from flwr.app import ArrayRecord, Message, RecordDict
-from masked_sites import opened
 
 from coordinator.server.app import federate
 from coordinator.server.run_state import RunState
 from fedpp.aggregation.global_state import GlobalState
-from fedpp.errors import FederationError
-from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol import messages
 
 
@@ -60,32 +57,27 @@ def sent(site: Site) -> list[tuple[str, int]]:
     ]
 
 
-@pytest.mark.parametrize("masking", [True, False])
-def test_a_site_is_sent_a_state_that_it_does_not_hold(tmp_path: Path, masking: bool) -> None:
+def test_a_site_is_sent_a_state_that_it_does_not_hold(tmp_path: Path) -> None:
     """The state of round 0, and at the end the model; it computed all others itself."""
     sites = [Site(describe(name)) for name in "ab"]
-    record = federate(LocalGrid(sites), config(tmp_path, rounds=3, secure_aggregation=masking))
+    record = federate(LocalGrid(sites), config(tmp_path, rounds=3))
     assert [sent(site) for site in sites] == [[("train", 1), ("evaluate", 4)]] * 2
     assert [of.sites for of in record.rounds] == [("a", "b")] * 3
     final = sites[0].seen[-1]
-    content = messages.state_of(final)
-    model = opened(content) if masking else GlobalState.from_bytes(content)
+    model = GlobalState.from_bytes(messages.state_of(final))
     assert messages.EvaluateRequest.read(final).base == model.digest
 
 
-@pytest.mark.parametrize("masking", [True, False])
 @pytest.mark.parametrize("lost", [("train", 2), ("train", 3), ("query.accept", 1), ("query.accept", 2)])
-def test_a_site_that_lost_a_state_is_sent_it(tmp_path: Path, masking: bool, lost: tuple[str, int]) -> None:
+def test_a_site_that_lost_a_state_is_sent_it(tmp_path: Path, lost: tuple[str, int]) -> None:
     """Again, in the same round: the site is not excluded, and the model is unchanged."""
     sites = [Site(describe("a")), Forgetting(describe("b"), loses=(lost,))]
-    record = federate(LocalGrid(sites), config(tmp_path, rounds=3, secure_aggregation=masking))
+    record = federate(LocalGrid(sites), config(tmp_path, rounds=3))
     assert sent(sites[0]) == [("train", 1), ("evaluate", 4)]
     assert sent(sites[1]) == sorted([("train", 1), lost, ("evaluate", 4)], key=lambda of: (of[1], of[0] != "train"))
     assert [of.sites for of in record.rounds] == [("a", "b")] * 3
     assert not [of.excluded for of in record.rounds if of.excluded]
-    model = tmp_path / ("model.sealed" if masking else "model.npz")
-    rows = opened(model.read_bytes()).rows if masking else EncryptedModel.load(model).rows
-    np.testing.assert_array_equal(rows["dense/bias"], 3.0)  # a step of 1 in each round
+    np.testing.assert_array_equal(model_of(tmp_path).rows["dense/bias"], 3.0)  # a step of 1 in each round
     assert RunState(tmp_path).log.read_text().count("b has lost the last model, and is sent it again") == 1
 
 
@@ -126,42 +118,3 @@ def test_a_site_that_missed_a_model_is_sent_it(tmp_path: Path) -> None:
     federate(LocalGrid(sites), config(tmp_path, rounds=2))
     assert sent(sites[0]) == [("train", 1), ("evaluate", 3)]
     assert sent(sites[1]) == [("train", 1), ("train", 2), ("evaluate", 3)]
-
-
-class Forging(Site):
-    """A site that accepts the first new model, and seals another one in its place."""
-
-    def answer(self, message: Message) -> RecordDict | None:
-        reply = super().answer(message)
-        if reply is not None and asked(message.content, message.metadata.message_type) == ("query.accept", 1):
-            text, content = KEYS.state_sealer().unseal([messages.state_of(reply)])
-            state = GlobalState.from_bytes(b"".join(content))
-            forged = replace(state, rows={name: rows + 1.0 for name, rows in state.rows.items()})
-            sealed = b"".join(KEYS.state_sealer().seal(text, [forged.to_bytes()]))
-            reply[messages.ARRAYS] = ArrayRecord({messages.STATE: messages.pack_state(sealed)})
-        return reply
-
-
-class Refusing(Site):
-    """A site that refuses invalid requests, as a real one does."""
-
-    def answer(self, message: Message) -> RecordDict | None:
-        if asked(message.content, message.metadata.message_type) == ("query.accept", 1):
-            return refusal(reason="busy")
-        try:
-            return super().answer(message)
-        except FederationError as error:
-            return refusal(reason=str(error))
-
-
-def test_a_site_with_a_forged_state_is_excluded_and_not_quarantined(tmp_path: Path) -> None:
-    """The request names the accepted state, so the honest site does not train from the forged one."""
-    sites = [Forging(describe("a")), Refusing(describe("b")), Site(describe("c"))]
-    record = federate(LocalGrid(sites), config(tmp_path, rounds=2))
-    assert sent(sites[1]) == [("train", 1), ("train", 2), ("query.accept", 2), ("evaluate", 3)]
-    assert record.rounds[1].sites == ("a", "c")
-    assert record.rounds[1].excluded == {
-        "b": "round 2: validation counts: the state in the request is not the one that the request names"
-    }
-    assert record.quarantined == {}
-    assert record.test.keys() == {"a", "b", "c"}

@@ -204,7 +204,7 @@ def test_a_run_resumes_after_any_crash_to_the_same_model(tmp_path: Path, seed: i
         nodes = [Node(of) for of in cohort]
         while not (out / RECORD).exists():
             try:
-                app.federate(CrashingGrid(nodes, generator.randrange(40)), config(out), contracts=True)
+                app.federate(CrashingGrid(nodes, generator.randrange(40)), config(out))
             except Crashed:
                 crashes += 1
     assert crashes > 3
@@ -222,7 +222,7 @@ def test_a_run_resumes_after_a_crash_at_any_write(
     while not (out / RECORD).exists():
         disk.left = generator.randrange(1, 25)
         try:
-            app.federate(MaskedGrid(nodes), config(out), contracts=True)
+            app.federate(MaskedGrid(nodes), config(out))
         except Crashed:
             crashes += 1
             disk.left = 10**9
@@ -243,11 +243,11 @@ def test_a_run_pauses_for_a_site_that_is_away_and_goes_on_when_it_is_back(
         enough = kind == masked.STEP
         if not enough:
             with pytest.raises(FederationError, match=r"still missing is South \(.*see that it runs, and resume"):
-                app.federate(grid, config(out, wait_seconds=0.1, round_seconds=0.1), contracts=True)
+                app.federate(grid, config(out, wait_seconds=0.1, round_seconds=0.1))
             assert Progress.load(RunState(out).progress).phase == "failed"
         grid.away.clear()
         nodes[2].instead.clear()
-    record = app.federate(grid, config(out), contracts=True)
+    record = app.federate(grid, config(out))
     assert record.certified == ("East", "North", "South")
     assert log_of(out).count("paused, 0 s at most: South") == 3
     assert [node.asked.count(masked.TRAIN) for node in nodes] == [4, 4, 5]
@@ -274,7 +274,7 @@ def test_a_site_that_comes_back_during_the_pause_is_asked_again(cohort: list[Hos
 
     grid.get_node_ids = node_ids  # type: ignore[method-assign]
     nodes[1].instead[masked.RELEASE] = lambda *_: leaves(grid, 2)
-    app.federate(grid, config(out, round_seconds=0.1), contracts=True)
+    app.federate(grid, config(out, round_seconds=0.1))
     assert "round 1: release: paused, 2 s at most: North" in log_of(out)
 
 
@@ -283,7 +283,7 @@ def test_a_stop_ends_a_paused_run(cohort: list[Hospital], tmp_path: Path) -> Non
     nodes, out = [Node(of) for of in cohort], tmp_path / "out"
     nodes[0].instead[masked.TRAIN] = lambda *_: stopped(out)
     with pytest.raises(StoppedError):
-        app.federate(MaskedGrid(nodes), config(out, wait_seconds=60, round_seconds=0.1), contracts=True)
+        app.federate(MaskedGrid(nodes), config(out, wait_seconds=60, round_seconds=0.1))
     assert Progress.load(RunState(out).progress).phase == "stopped"
 
 

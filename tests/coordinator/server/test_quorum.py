@@ -6,20 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from coordinator_runs import LocalGrid, Site, config, describe, refusal
+from coordinator_runs import LocalGrid, Site, config, describe, model_of, refusal
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
 from flwr.superlink.grid import http_grid
-from masked_sites import opened
 
 from coordinator.server import admission
 from coordinator.server.app import federate
 from coordinator.server.progress import Progress
 from coordinator.server.run_state import RunState
 from fedpp.errors import FederationError
-from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol.messages import TrainRequest
 
 
@@ -91,7 +89,7 @@ def test_a_missing_quorum_fails_the_run_in_bounded_time(tmp_path: Path) -> None:
     )
     ended = Progress.load(RunState(tmp_path).progress)
     assert (ended.phase, ended.reason, ended.round) == ("failed", str(raised.value), 2)
-    assert opened((tmp_path / "model.sealed").read_bytes()).round == 1
+    np.testing.assert_array_equal(model_of(tmp_path).rows["dense/bias"], 1.0)
 
 
 class Slow(LocalGrid):
@@ -337,17 +335,15 @@ def test_by_default_a_quorum_is_more_than_half(sites: int, quorum: int, least: i
     assert config(tmp_path, sites=sites, quorum=quorum).min_sites() == least
 
 
-@pytest.mark.parametrize("masking", [True, False])
-def test_a_site_s_weight_is_capped(masking: bool, tmp_path: Path) -> None:
+def test_a_site_s_weight_is_capped(tmp_path: Path) -> None:
     """An update counts `max-examples` at most: the mean, by a hand-written loop."""
     examples: Mapping[str, int] = {"a": 3, "b": 8, "c": 100}
     steps = {"a": 0.25, "b": -0.125, "c": 0.5}
     sites = [Site(describe(name, sequences=(examples[name], 2, 1)), step=steps[name]) for name in examples]
-    run = config(tmp_path, sites=3, secure_aggregation=masking, rounds=1, **{"max-examples": 5})
+    run = config(tmp_path, sites=3, rounds=1, **{"max-examples": 5})
     federate(LocalGrid(sites), run)
-    model = opened((tmp_path / "model.sealed").read_bytes()) if masking else EncryptedModel.load(tmp_path / "model.npz")
     mean = (3 * 0.25 - 5 * 0.125 + 5 * 0.5) / 13
-    for rows in model.rows.values():
+    for rows in model_of(tmp_path).rows.values():
         np.testing.assert_allclose(rows, mean, rtol=1e-14)
 
 
@@ -355,9 +351,7 @@ def test_an_outlying_norm_is_flagged_and_still_counted(tmp_path: Path, capsys: p
     """In clear the coordinator sees it; the record has it, and the site is not excluded."""
     steps = {"a": 0.01, "b": -0.01, "c": 0.012, "d": 0.2}
     sites = [Site(describe(name), step=step) for name, step in steps.items()]
-    record = federate(LocalGrid(sites), config(tmp_path, sites=4, secure_aggregation=False, rounds=1))
+    record = federate(LocalGrid(sites), config(tmp_path, sites=4, rounds=1))
     assert list(record.rounds[0].flagged) == ["d"]
     assert record.rounds[0].sites == ("a", "b", "c", "d")
     assert "round 1: look at d: its update's norm is" in capsys.readouterr().err
-    masked = federate(LocalGrid(sites), config(tmp_path / "masked", sites=4, rounds=1))
-    assert masked.rounds[0].flagged == {}

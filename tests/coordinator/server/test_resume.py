@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from coordinator_runs import Crashed, CrashingGrid, LocalGrid, Site, config, describe
 from flwr.app import Message, RecordDict
-from masked_sites import opened
 
 from coordinator.server.app import federate
 from coordinator.server.progress import Progress, ProgressFile
@@ -54,16 +53,16 @@ def test_a_run_is_resumed_after_a_crash_at_any_call(every: int, tmp_path: Path) 
     """No site trains a round twice, no vault sees a second list of contributors, and the weights are the same."""
     peace = CrashingGrid(sites(), 10**6)
     record = facts(federate(peace, config(tmp_path / "unbroken", sites=3)))
-    digest = opened((tmp_path / "unbroken" / "model.sealed").read_bytes()).digest
+    model = (tmp_path / "unbroken" / "model.npz").read_bytes()
     for died in range(0, 10**6 - peace.left, every):
         those, out = sites(), tmp_path / str(died)
         with pytest.raises(Crashed):
             federate(CrashingGrid(those, died), config(out, sites=3))
         assert not RunState(out).is_held()
         assert facts(federate(LocalGrid(those), config(out, sites=3))) == record, died
-        assert opened((out / "model.sealed").read_bytes()).digest == digest
+        assert (out / "model.npz").read_bytes() == model
         assert [len(site.trained) for site in those] == [2, 2, 2]
-        assert {path.name for path in out.iterdir()} == {"federation.json", "model.sealed", "run"}
+        assert {path.name for path in out.iterdir()} == {"federation.json", "model.npz", "run"}
         assert not {path.name for path in (out / "run").iterdir()} & {"aggregate", "journal", "checkpoint"}
 
 
@@ -152,12 +151,12 @@ def test_a_completed_run_is_not_repeated(last: str, tmp_path: Path, monkeypatch:
     with monkeypatch.context() as patched, pytest.raises(Crashed):
         patched.setattr(RunState if last == "finish" else ProgressFile, last, dies)
         federate(CrashingGrid(those, 10**6), config(tmp_path, sites=3))
-    model = (tmp_path / "model.sealed").read_bytes()
+    model = (tmp_path / "model.npz").read_bytes()
     record = federate(LocalGrid([]), config(tmp_path, sites=3))
     assert record == FederationRecord.load(tmp_path / "federation.json")
-    assert (tmp_path / "model.sealed").read_bytes() == model
+    assert (tmp_path / "model.npz").read_bytes() == model
     assert Progress.load(RunState(tmp_path).progress).phase == "completed"
-    assert {path.name for path in tmp_path.iterdir()} == {"federation.json", "model.sealed", "run"}
+    assert {path.name for path in tmp_path.iterdir()} == {"federation.json", "model.npz", "run"}
     assert not {path.name for path in (tmp_path / "run").iterdir()} & {"aggregate", "journal", "checkpoint"}
 
 
