@@ -37,7 +37,9 @@ def contract_of(nodes: Sequence[Node], *, rounds: int = 1, **changes: Any) -> Ru
     """Return a contract of these nodes; changes are of its run specification."""
     sequences = [node.dataset.counts() for node in nodes]
     weights = capped_weights([of["train"] for of in sequences])
-    spec = run_spec_of(nodes[0].site.domain, **{"examples": sum(weights), "sites": len(nodes), **changes})
+    spec = run_spec_of(
+        nodes[0].site.domain, **{"examples": sum(weights), "sites": len(nodes), "masked": True, **changes}
+    )
     members = [
         CohortMember(
             node.site.identity.name,

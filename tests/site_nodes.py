@@ -1,4 +1,4 @@
-"""Nodes for tests of the ClientApp: real messages and a real vault, and a coordinator's computations."""
+"""Nodes for tests of the ClientApp: real messages of runs in clear, a real vault, and a coordinator's computations."""
 
 import shutil
 import time
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Metadata, RecordDict
 from run_specs import RUN_SPEC, varied
 from vaults import serving
@@ -38,11 +37,6 @@ NONCE = "ab" * 32
 OTHER = KeyDomain.of_secret(bytes(31) + b"\1", n=2).card().fingerprint
 NUMBERS = {"north": 0, "south": 1, "east": 2, "centre": 1}
 CLOSED = "its vault does not answer, or refuses: its own log says why"
-MASKED, CLEAR = True, False
-BOTH = pytest.mark.parametrize("masked", [MASKED, CLEAR], ids=["masked", "clear"])
-MOSTLY_MASKED = pytest.mark.parametrize(  # for what hardly depends on it
-    "masked", [MASKED, pytest.param(CLEAR, marks=pytest.mark.slow)], ids=["masked", "clear"]
-)
 KINDS: Mapping[type[messages.Request], str] = {
     messages.InitialRequest: "query.initial_weights",
     messages.TrainRequest: "train",
@@ -73,7 +67,8 @@ class Node:
     def permit(self, **changes: Any) -> None:
         """Let the site's policy list its dataset, with these changes of the default."""
         dataset = EncryptedDataset.open(Path(str(self.context.node_config["dataset"])), self.site.domain.at_rest_key())
-        policy = replace(SitePolicy((), (dataset.manifest.fingerprint,)), **changes)
+        usual = {"secure_aggregation": "optional"}  # runs in clear are allowed
+        policy = replace(SitePolicy((), (dataset.manifest.fingerprint,)), **{**usual, **changes})
         (self.folder / "site.yaml").write_text(policy.to_yaml())
 
     def use(self, dataset: EncryptedDataset) -> "Node":
@@ -121,7 +116,15 @@ def node(folder: Path, sockets: str, dataset: EncryptedDataset, domain: KeyDomai
 
 def run_spec_of(domain: KeyDomain, **changes: Any) -> RunSpec:
     """Return the run specification of two sites of six training sequences, with these changes."""
-    usual = {"batch_size": 4, "learning_rate": 1e-3, "seed": 0, "examples": 12, "sites": 2, "max_examples": 0}
+    usual = {
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "seed": 0,
+        "examples": 12,
+        "sites": 2,
+        "max_examples": 0,
+        "masked": False,
+    }
     plain = varied(RUN_SPEC, domain=domain.card().fingerprint, server_optimizer=ServerOptimizerConfig(), **usual)
     return varied(plain, **changes)
 
@@ -138,33 +141,15 @@ def initial_state(domain: KeyDomain, run_spec: RunSpec, *, seed: int = 0, number
     return replace(global_state.initial(rows, classes=("no", "yes"), salt="5a" * 32, **facts), round=number)
 
 
-def about(number: int, run: str = NONCE) -> str:
-    return f'{{"kind":"state","round":{number},"run":"{run}"}}'
-
-
-def sealed(domain: KeyDomain, state: GlobalState, context: str | None = None) -> bytes:
-    return b"".join(domain.state_sealer().seal(context or about(state.round), [state.to_bytes()]))
-
-
-def sent(domain: KeyDomain, run_spec: RunSpec, state: GlobalState) -> bytes:
-    return sealed(domain, state) if run_spec.masked else state.to_bytes()
-
-
 def started(domain: KeyDomain, **changes: Any) -> tuple[RunSpec, bytes]:
     """Return a run specification with these changes, and its initial state as it is sent."""
     run_spec = run_spec_of(domain, **changes)
-    return run_spec, sent(domain, run_spec, initial_state(domain, run_spec))
+    return run_spec, initial_state(domain, run_spec).to_bytes()
 
 
-def state_in(reply: RecordDict, domain: KeyDomain, *, masked: bool) -> GlobalState:
-    """Return the state in a reply, sealed about its round, or in clear."""
-    content = messages.state_of(reply)
-    if not masked:
-        return GlobalState.from_bytes(content)
-    context, opened = domain.state_sealer().unseal([content])
-    state = GlobalState.from_bytes(b"".join(opened))
-    assert context == about(state.round)
-    return state
+def state_in(reply: RecordDict) -> GlobalState:
+    """Return the state in a reply."""
+    return GlobalState.from_bytes(messages.state_of(reply))
 
 
 def proof(domain: KeyDomain, name: str, number: int | None = None, **change: Any) -> Proof:
@@ -205,7 +190,7 @@ def content_of(
 def train_reply(node: Node, run_spec: RunSpec, *, state: bytes | None = None, **more: Any) -> RecordDict:
     """Return the reply to a first round, from fresh weights."""
     domain = node.site.domain
-    state = sent(domain, run_spec, initial_state(domain, run_spec)) if state is None else state
+    state = initial_state(domain, run_spec).to_bytes() if state is None else state
     return node.reply_to(messages.TrainRequest(run_spec, 1), state, **more)
 
 

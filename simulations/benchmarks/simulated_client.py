@@ -1,6 +1,6 @@
-"""Simulated client: a site's part in a run without vault, dataset or training, but with real masks, seals and states.
+"""Simulated client: a site's part in a run in clear without vault, dataset or training, but with real states.
 
-It holds the domain's secret. It serves measurements and tests of the coordinator, which sees no difference.
+It serves measurements and tests of the coordinator, which sees no difference.
 """
 
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedpp.aggregation.global_state import GlobalState, initial
-from fedpp.aggregation.ring import CHUNK, EncodedUpdate
-from fedpp.aggregation.round_context import Aggregate, Contribution, Round
+from fedpp.aggregation.ring import EncodedUpdate
+from fedpp.aggregation.round_context import Aggregate, Round
 from fedpp.config.model_spec import ModelSpec
 from fedpp.errors import FederationError
 from fedpp.keys.key_domain import KeyDomain
@@ -24,7 +24,6 @@ from fedpp.protocol.participants import Participants
 from fedpp.protocol.run_spec import RunSpec
 from fedpp.protocol.site_description import SiteDescription
 from sites.client import local_round
-from sites.client.update_path import about
 
 Rows = dict[str, NDArray[np.floating[Any]]]
 
@@ -44,8 +43,7 @@ class SimulatedClient:
         run_spec = request.run_spec
         rows = self.rows_of_round_0(run_spec.network)
         if request.model:
-            sent = messages.state_of(content)
-            rows = dict(GlobalState.from_bytes(self._unsealed(sent)[1] if request.model == "sealed" else sent).rows)
+            rows = dict(GlobalState.from_bytes(messages.state_of(content)).rows)
         state = initial(
             rows,
             network=run_spec.network,
@@ -55,22 +53,19 @@ class SimulatedClient:
             rule=run_spec.server_optimizer,
             salt="5a" * 32,
         )
-        return RecordDict({messages.ARRAYS: self._sealed(content, run_spec, state)})
+        return RecordDict({messages.ARRAYS: _record(state)})
 
     def train(self, content: RecordDict) -> RecordDict:
-        """Reply with the encoded update, masked if the run is."""
+        """Reply with the encoded update."""
         request = messages.TrainRequest.read(content)
         before = self.base(content, request)
         if before is None:
             return RecordDict({messages.REFUSAL: ConfigRecord({"reason": messages.LOST_BASE})})
         update = self.encoded_update(request, before)
-        mask = messages.Mask("0" * 64, 0, 1)
-        if request.run_spec.masked:
-            update, mask = self._masked(content, request, before, update)
         return RecordDict(
             {
                 messages.ARRAYS: ArrayRecord({messages.WORDS: Array(update)}),
-                messages.MASK: mask.to_record(),
+                messages.MASK: messages.Mask("0" * 64, 0, 1).to_record(),
                 messages.ORIGIN: messages.Origin(
                     request.run_spec.domain, _round(content, request, before).to_json()
                 ).to_record(),
@@ -89,7 +84,7 @@ class SimulatedClient:
         reply = self._counts(2)
         reply[messages.VERDICT] = messages.Verdict(after.digest, reason).to_record()
         if request.keep:
-            reply[messages.ARRAYS] = self._sealed(content, request.run_spec, after)
+            reply[messages.ARRAYS] = _record(after)
         return reply
 
     def evaluate(self, content: RecordDict) -> RecordDict:
@@ -114,7 +109,7 @@ class SimulatedClient:
         return {name: np.full(rows.shape, self.step) for name, rows in before.rows.items()}
 
     def encoded_update(self, request: messages.TrainRequest, before: GlobalState) -> EncodedUpdate:
-        """Return the encoded update before masking."""
+        """Return the encoded update."""
         return local_round.encoded(request.run_spec, self.update(before), self._examples(request.run_spec))
 
     def base(self, content: RecordDict, request: messages.RoundRequest) -> GlobalState | None:
@@ -135,12 +130,7 @@ class SimulatedClient:
 
     def state(self, content: RecordDict, run_spec: RunSpec, number: int) -> GlobalState:
         """Return the state in the request, which must be of this round of this run."""
-        sent = messages.state_of(content)
-        if run_spec.masked:
-            label, sent = self._unsealed(sent)
-            if label != about(_nonce(content), number):
-                raise FederationError(f"the sealed state is of {label:.200}, expected is that of round {number}")
-        state = GlobalState.from_bytes(sent)
+        state = GlobalState.from_bytes(messages.state_of(content))
         local_round.require_state(run_spec, state, number)
         return state
 
@@ -148,33 +138,11 @@ class SimulatedClient:
         """Return the state after the round, computed from the aggregate in the request."""
         total, of = Aggregate.from_json(messages.text_of(content, messages.SUM)), _round(content, request, before)
         words = messages.words_of(content, of.ring.bits, of.length)
-        if request.run_spec.masked:
-            words = self.domain.mask_key().unmask(of, total.parts, words.copy(), total.tag)
         algebra = self.domain.evaluation_key().algebra()
         return local_round.advanced(request.run_spec, before, total, words, algebra, attempt=request.attempt)
 
-    def _masked(
-        self, content: RecordDict, request: messages.TrainRequest, before: GlobalState, update: EncodedUpdate
-    ) -> tuple[EncodedUpdate, messages.Mask]:
-        part = Contribution.fresh(self.description.name, self._examples(request.run_spec), 1)
-        masker = self.domain.mask_key().masker(_round(content, request, before), part)
-        masked = np.empty_like(update)
-        for start in range(0, update.size, CHUNK):
-            masked[start : start + CHUNK] = masker.mask(update[start : start + CHUNK])
-        return masked, messages.Mask(part.nonce, masker.tag(), part.min_cohort)
-
     def _examples(self, run_spec: RunSpec) -> int:
         return run_spec.weight(self.description.sequences[0])
-
-    def _sealed(self, content: RecordDict, run_spec: RunSpec, state: GlobalState) -> ArrayRecord:
-        sent = state.to_bytes()
-        if run_spec.masked:
-            sent = b"".join(self.domain.state_sealer().seal(about(_nonce(content), state.round), [sent]))
-        return ArrayRecord({messages.STATE: messages.pack_state(sent)})
-
-    def _unsealed(self, sealed: bytes) -> tuple[str, bytes]:
-        label, records = self.domain.state_sealer().unseal([sealed])
-        return label, b"".join(records)
 
 
 def counted(description: SiteDescription, examples: int) -> AnyCounts:
@@ -189,6 +157,10 @@ def findings(examples: int, number: int = 2) -> FindingCounts:
     states = np.ones((examples, number), int)
     states[0, 1:] = UNKNOWN
     return count_findings(states, np.full((examples, number, 2), 0.5))
+
+
+def _record(state: GlobalState) -> ArrayRecord:
+    return ArrayRecord({messages.STATE: messages.pack_state(state.to_bytes())})
 
 
 def _nonce(content: RecordDict) -> str:

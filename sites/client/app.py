@@ -21,7 +21,7 @@ from flwr.clientapp import ClientApp
 
 from fedpp.aggregation import update_check
 from fedpp.aggregation.global_state import SALT_BYTES, GlobalState, Rows, initial
-from fedpp.aggregation.round_context import Aggregate, Round
+from fedpp.aggregation.round_context import NONCE_BYTES, Aggregate, Round
 from fedpp.config.run_config import SPLITS
 from fedpp.errors import FederationError, ModelError
 from fedpp.files import replace
@@ -82,7 +82,7 @@ def initial_weights(query: Query) -> RecordDict:
     run_spec = request.run_spec
     with participating(query, run_spec) as part:
         state = initial(
-            _initial_model(part, sealed=request.model == "sealed").rows if request.model else _fresh_weights(part),
+            _initial_model(part).rows if request.model else _fresh_weights(part),
             network=run_spec.network,
             domain=run_spec.domain,
             dtype=run_spec.training.dtype,
@@ -90,7 +90,7 @@ def initial_weights(query: Query) -> RecordDict:
             rule=run_spec.server_optimizer,
             salt=secrets.token_hex(SALT_BYTES),
         )
-        return RecordDict({messages.ARRAYS: ArrayRecord({messages.STATE: messages.pack_state(part.sealed(state))})})
+        return RecordDict({messages.ARRAYS: ArrayRecord({messages.STATE: messages.pack_state(state.to_bytes())})})
 
 
 def _fresh_weights(part: Participation) -> Rows:
@@ -98,16 +98,9 @@ def _fresh_weights(part: Participation) -> Rows:
     return part.vault.initial_weights(part.run_spec.network, training.seed, training.dtype)
 
 
-def _initial_model(part: Participation, *, sealed: bool) -> GlobalState:
+def _initial_model(part: Participation) -> GlobalState:
     """Return the model in the message, which must be of the run's domain, network and dtype."""
-    sent = messages.state_of(part.query.content)
-    if sealed:
-        if not part.run_spec.masked:  # it would leave the site in clear
-            raise FederationError("a sealed initial model needs secure aggregation: set secure-aggregation=true")
-        sealed_about, sent = part.vault.unseal(sent)
-        if part.nonce in sealed_about:  # which would let a site see two aggregates of one round
-            raise FederationError("the initial model is a state of this run itself: choose a model of another run")
-    model, run_spec = GlobalState.from_bytes(sent), part.run_spec
+    model, run_spec = GlobalState.from_bytes(messages.state_of(part.query.content)), part.run_spec
     if (model.domain, model.network, model.dtype) != (run_spec.domain, run_spec.network, run_spec.training.dtype):
         raise FederationError(
             "the initial model is of another domain, network or dtype than the run: use that model's settings"
@@ -128,8 +121,7 @@ def train(query: Query) -> RecordDict:
     with participating(query, request.run_spec) as part, part.cache.turn(request.round, request.attempt):
         before = part.state(request)
         of = part.round(request, before)
-        key = json.dumps([of.to_json(), query.policy.min_other_sites])  # the mask is bound to that minimum
-        return part.cache.reply(key, lambda: _update(part, before, of))
+        return part.cache.reply(of.to_json(), lambda: _update(part, before, of))
 
 
 def _update(part: Participation, before: GlobalState, of: Round) -> RecordDict:
@@ -142,11 +134,11 @@ def _update(part: Participation, before: GlobalState, of: Round) -> RecordDict:
         loss = metrics(part.counts(trainer, "validation", of.number)).loss
         update_check.require_no_harm(known, loss, run_spec.bounds.max_loss_increase)
     examples = run_spec.weight(len(part.dataset.indices("train")))
-    masked, mask = part.aggregation.mask(of, examples, local_round.encoded(run_spec, update, examples))
+    encoded = local_round.encoded(run_spec, update, examples)
     return RecordDict(
         {
-            messages.ARRAYS: ArrayRecord({messages.WORDS: Array(masked)}),
-            messages.MASK: mask.to_record(),
+            messages.ARRAYS: ArrayRecord({messages.WORDS: Array(encoded)}),
+            messages.MASK: messages.Mask(secrets.token_hex(NONCE_BYTES), 0, 1).to_record(),
             messages.ORIGIN: messages.Origin(run_spec.domain, of.to_json()).to_record(),
             messages.METRICS: MetricRecord({messages.EXAMPLES: examples}),
         }
@@ -158,7 +150,7 @@ def _update(part: Participation, before: GlobalState, of: Round) -> RecordDict:
 def accept(query: Query) -> RecordDict:
     """Compute a round's new global model, and reply with its validation counts and whether the site accepts it.
 
-    In the frame form without masking a Flower strategy at the coordinator may have computed the model.
+    In the frame form a Flower strategy at the coordinator may have computed the model.
     """
     request = messages.AcceptRequest.read(query.content)
     with participating(query, request.run_spec) as part:
@@ -173,7 +165,7 @@ def accept(query: Query) -> RecordDict:
         )
         sent = part.cache.held(after.digest)
         if sent is None:
-            sent = part.sealed(after)
+            sent = after.to_bytes()
             part.cache.hold(after, sent)
         if request.keep:
             reply[messages.ARRAYS] = ArrayRecord({messages.STATE: messages.pack_state(sent)})
@@ -187,9 +179,8 @@ def _new_model(part: Participation, before: GlobalState, request: messages.Accep
         made = messages.state_of(content, messages.AFTER)
         return local_round.given(run_spec, before, made, attempt=request.attempt)
     aggregate, of = Aggregate.from_json(messages.text_of(content, messages.SUM)), part.round(request, before)
-    masked = messages.words_of(content, of.ring.bits, of.length)
-    clear = part.aggregation.unmask(of, aggregate, masked)
-    return local_round.advanced(run_spec, before, aggregate, clear, part.key.algebra(), attempt=request.attempt)
+    total = messages.words_of(content, of.ring.bits, of.length)
+    return local_round.advanced(run_spec, before, aggregate, total, part.key.algebra(), attempt=request.attempt)
 
 
 def _evaluation(part: Participation, before: GlobalState, after: GlobalState) -> Mapping[str, Any]:
@@ -218,26 +209,17 @@ def evaluate(query: Query) -> RecordDict:
     with participating(query, request.run_spec) as part:
         model = part.state(request)
         counts = part.counts(part.trainer(model.rows), "test", request.round)
-        _keep(part, query.site.work / "models" / f"{query.run}.state", model)
+        _keep(messages.state_of(query.content), query.site.work / "models" / f"{query.run}.state")
         part.cache.release()
         return RecordDict({messages.METRICS: MetricRecord(counts.to_mapping())})
 
 
-def _keep(part: Participation, path: Path, model: GlobalState) -> None:
-    """Keep a run's final model as it came: sealed, where the run is masked; another one does not replace it."""
-    sent = messages.state_of(part.query.content)
+def _keep(model: bytes, path: Path) -> None:
+    """Keep a run's final model; another one does not replace it."""
     if not path.exists():
-        replace(path, sent, mode=0o640)
-    elif path.read_bytes() != sent and not _is(part, path.read_bytes(), model):
+        replace(path, model, mode=0o640)
+    elif path.read_bytes() != model:
         raise FederationError("this site keeps another final model of this run: it is not replaced")
-
-
-def _is(part: Participation, kept: bytes, model: GlobalState) -> bool:
-    """Tell whether the bytes of a kept model, which may be sealed anew, are this one."""
-    try:
-        return part.unsealed(kept, model.round).digest == model.digest
-    except (FederationError, ModelError):  # of another round
-        return False
 
 
 @app.query(messages.LOCAL_BASELINE)

@@ -66,12 +66,10 @@ def advanced(
 def given(run_spec: RunSpec, before: GlobalState, made: bytes, *, attempt: int) -> GlobalState:
     """Return the state after a round as the coordinator computed it from updates in clear.
 
-    Raises `FederationError` where the coordinator cannot see updates, and for a state of another round, attempt or run.
+    Raises `FederationError` where that is not in plain numbers, and for a state of another round, attempt or run.
     """
-    if run_spec.masked or before.n != 1:
-        raise FederationError(
-            "a new model computed by the coordinator is for the frame form without masking: send the aggregate"
-        )
+    if before.n != 1:
+        raise FederationError("a new model computed by the coordinator is for the frame form: send the aggregate")
     after = GlobalState.from_bytes(made)
     require_state(run_spec, after, before.round + 1)
     if (after.attempt, after.salt, after.classes) != (attempt, before.salt, before.classes):

@@ -35,7 +35,6 @@ from fedpp.vault_api.vault_client import Membership, VaultClient
 from . import local_round
 from .reply_cache import ReplyCache
 from .reply_policy import Query, hide_figures
-from .update_path import Aggregation, Clear, Masked, about
 
 if TYPE_CHECKING:
     from fedpp.learning.encrypted_training import EncryptedTrainer
@@ -74,11 +73,10 @@ class Participation(LocalTraining):
     query: Query
     nonce: str  # of the run
     vault: VaultClient
-    aggregation: Aggregation
     cache: ReplyCache
 
     def round(self, request: messages.RoundRequest, before: GlobalState) -> Round:
-        """Return what a mask of this attempt at a round is bound to."""
+        """Return the context of this attempt at a round."""
         return local_round.round_of(self.nonce, request, before)
 
     def state(self, request: messages.RoundRequest) -> GlobalState:
@@ -88,25 +86,17 @@ class Participation(LocalTraining):
         sent = messages.state_of(content) if received else self.cache.held(request.base)
         if sent is None:
             raise FederationError(messages.LOST_BASE)
-        state = self.unsealed(sent, number)
+        state = GlobalState.from_bytes(sent)
         local_round.require_state(self.run_spec, state, number)
         self.cache.require_same(state)
         if request.base not in {"", state.digest}:
             raise FederationError(
                 f"the state of round {number} in the message is not the accepted one, whose digest the request names: "
-                "the site that sealed it runs another fedpp, or cheats"
+                "the site that sent it runs another fedpp, or cheats"
             )
         if received:
             self.cache.hold(state, sent)
         return state
-
-    def unsealed(self, sent: bytes, number: int) -> GlobalState:
-        """Return the state of a round from the bytes as which it was sent."""
-        return GlobalState.from_bytes(self.aggregation.unseal(about(self.nonce, number), sent))
-
-    def sealed(self, state: GlobalState) -> bytes:
-        """Return a state as it is sent: sealed by the vault where the run is masked."""
-        return self.aggregation.seal(about(self.nonce, state.round), state.to_bytes())
 
     def counts(self, trainer: "EncryptedTrainer", split: str, number: int) -> AnyCounts:
         """Return the evaluation counts of a trainer's weights on a split, which the vault counts for this round."""
@@ -117,16 +107,15 @@ class Participation(LocalTraining):
 def participating(query: Query, run_spec: RunSpec) -> Iterator[Participation]:
     """Connect to the vault for one message; raise `FedppError` unless the run fits the site and its policy."""
     local = local_training(query, run_spec)
-    query.policy.require_secure_aggregation(masked=run_spec.masked)
+    query.policy.require_secure_aggregation(masked=False)
+    if run_spec.masked:
+        raise FederationError("a run with secure aggregation follows a contract: use one fedpp everywhere")
     participants = Participants.from_record(messages.record(query.content, messages.PARTICIPANTS, ConfigRecord))
     membership = Membership(participants, query.run, query.bundle)
     with VaultClient(query.site.vault) as vault:
         query.policy.require_participants(_other_sites(vault, membership, told_coordinator(query.site)))
-        aggregation = Masked(vault, membership) if run_spec.masked else Clear()
         cache = ReplyCache(query.site.work, participants.nonce)
-        cache.require_masking(masked=run_spec.masked)
-        nonce = participants.nonce
-        yield Participation(run_spec, local.key, local.dataset, query, nonce, vault, aggregation, cache)
+        yield Participation(run_spec, local.key, local.dataset, query, participants.nonce, vault, cache)
 
 
 def local_training(query: Query, run_spec: RunSpec) -> LocalTraining:

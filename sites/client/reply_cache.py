@@ -6,8 +6,8 @@ Flower starts a process for each message, and a resumed run has another number, 
 - `reply`: the last reply that costs a training, with the SHA-256 of its request;
 - `state-0`, `state-1`: the states of two rounds as they are sent, so that the coordinator need not send them again.
 
-In a masked run updates are masked here too, and states sealed by the vault; in clear they are what the trainer can
-compute anyway.
+It serves runs in clear, whose updates and states are what the trainer can compute anyway; of a masked run the vault
+keeps what it replied.
 """
 
 import fcntl
@@ -72,12 +72,6 @@ class ReplyCache:
                     raise FederationError("a later round was requested before this one could start") from None
             yield
 
-    def require_masking(self, *, masked: bool) -> None:
-        """Raise `FederationError` for a request in clear in a masked run, or the reverse."""
-        with self._changing() as known:
-            if known.setdefault("masked", masked) is not masked:
-                raise FederationError("a run is masked from its first request to its last, or not at all")
-
     def require_same(self, state: GlobalState) -> None:
         """Raise `FederationError` for a state that differs from what this site computed, or that was rejected since."""
         known = self._of(state.round)
@@ -88,7 +82,7 @@ class ReplyCache:
             )
         if known.get("attempt") == state.attempt and known["digest"] != state.digest:
             raise FederationError(
-                f"the state of round {state.round} is not the one that this site computed: the site that sealed it "
+                f"the state of round {state.round} is not the one that this site computed: the site that sent it "
                 "runs another fedpp, or cheats"
             )
 

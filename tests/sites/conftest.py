@@ -60,8 +60,6 @@ def south(trainers: None, tmp_path: Path, sockets: str, domain: KeyDomain, plain
 
 @pytest.fixture
 def both(north: Node, south: Node) -> Iterator[list[Node]]:
-    """Return two nodes of a domain, beside their vaults; either may run without masking, too."""
-    for each in (north, south):
-        each.permit(secure_aggregation="optional")
+    """Return two nodes of a domain, beside their vaults."""
     with north.beside_vault(), south.beside_vault():
         yield [north, south]

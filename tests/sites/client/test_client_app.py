@@ -16,14 +16,11 @@ from flwr.app import ConfigRecord, RecordDict
 from members import run_of
 from run_specs import varied
 from site_nodes import (
-    BOTH,
     CLOSED,
-    MOSTLY_MASKED,
     NONCE,
     OTHER,
     Node,
     Plaintext,
-    about,
     content_of,
     initial_state,
     participants_of,
@@ -31,8 +28,6 @@ from site_nodes import (
     reason,
     ring_of,
     run_spec_of,
-    sealed,
-    sent,
     state_in,
     train_reply,
     update_in,
@@ -48,6 +43,7 @@ from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning.initial_weights import encrypted_initial_weights
 from fedpp.protocol import messages
+from fedpp.protocol.coordinator_identity import SIMULATED, CoordinatorNames
 from fedpp.protocol.membership import NO_BUNDLE, Proof
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.run_spec import RunSpec
@@ -62,16 +58,15 @@ REQUESTS: Mapping[str, Callable[[RunSpec], messages.Request]] = {
 }
 
 
-@BOTH
-def test_a_site_trains_for_its_own_domain(both: list[Node], domain: KeyDomain, masked: bool):
-    """The reply holds an encoded update, its mask's public part, its origin and the number of sequences only."""
-    run_spec = run_spec_of(domain, masked=masked)
+def test_a_site_trains_for_its_own_domain(both: list[Node], domain: KeyDomain):
+    """The reply holds an encoded update without a mask, its origin and the number of sequences only."""
+    run_spec = run_spec_of(domain)
     reply = train_reply(both[0], run_spec)
     assert set(reply) == {messages.ARRAYS, messages.MASK, messages.METRICS, messages.ORIGIN}
     assert list(reply.array_records[messages.ARRAYS]) == [messages.WORDS]
     assert dict(reply.metric_records[messages.METRICS]) == {messages.EXAMPLES: 6}
     assert update_in(reply, run_spec).any()
-    assert (messages.Mask.read(reply).tag != 0) is masked
+    assert messages.Mask.read(reply).tag == 0
 
 
 def test_a_site_refuses_another_domains_run(north: Node, domain: KeyDomain):
@@ -81,13 +76,12 @@ def test_a_site_refuses_another_domains_run(north: Node, domain: KeyDomain):
     )
 
 
-@MOSTLY_MASKED
 def test_a_diverged_training_is_reported_without_figures(
-    both: list[Node], domain: KeyDomain, masked: bool, caplog: pytest.LogCaptureFixture
+    both: list[Node], domain: KeyDomain, caplog: pytest.LogCaptureFixture
 ):
     """The coordinator learns that the learning rate must change, and not the batch, which tells about sequences."""
     reply = train_reply(
-        both[0], run_spec_of(domain, masked=masked, hyperparameters=Hyperparameters(learning_rate=1e300, batch_size=4))
+        both[0], run_spec_of(domain, hyperparameters=Hyperparameters(learning_rate=1e300, batch_size=4))
     )
     assert reason(reply) == "the training diverged, or its data do not fit: lower the learning rate"
     assert "in epoch 1, batch 2: lower the learning rate" in caplog.text
@@ -98,7 +92,7 @@ def test_a_site_describes_itself(north: Node, dataset: EncryptedDataset, domain:
     with north.beside_vault():
         reply = north.described()
     proved = Proof.from_json(str(reply.config_records[messages.PROOF]["proof"]))
-    proved.require(run_of(domain.card(), NONCE))
+    proved.require(replace(run_of(domain.card(), NONCE), coordinator=CoordinatorNames.only(SIMULATED)))
     assert (proved.statement.dataset, proved.statement.bundle) == (dataset.manifest.fingerprint, NO_BUNDLE)
     fingerprint = domain.card().fingerprint
     counts = ((6, 2, 3), (6, 2, 3))
@@ -119,16 +113,13 @@ def test_a_site_whose_vault_serves_another_dataset_refuses(
     )
 
 
-@BOTH
-def test_the_initial_state_is_for_the_sites_own_domain(both: list[Node], domain: KeyDomain, masked: bool):
+def test_the_initial_state_is_for_the_sites_own_domain(both: list[Node], domain: KeyDomain):
     """A run of another domain gets none, even if a vault is there; a run of this domain gets one with all its facts."""
-    run_spec = run_spec_of(
-        domain, masked=masked, seed=3, dtype="float32", server_optimizer=ServerOptimizerConfig("fedadam", 0.1)
-    )
+    run_spec = run_spec_of(domain, seed=3, dtype="float32", server_optimizer=ServerOptimizerConfig("fedadam", 0.1))
     foreign = content_of(domain, messages.InitialRequest(varied(run_spec, domain=OTHER), ""))
     assert reason(both[0].send("query.initial_weights", foreign)).startswith("this site belongs to domain")
     first, second, other = (
-        state_in(node.reply_to(messages.InitialRequest(p, "")), domain, masked=masked)
+        state_in(node.reply_to(messages.InitialRequest(p, "")))
         for node, p in zip((*both, both[0]), (run_spec, run_spec, varied(run_spec, seed=4)), strict=True)
     )
     assert {state.salt for state in (first, second, other)} == {first.salt, second.salt, other.salt} > {first.salt}
@@ -173,7 +164,7 @@ def test_a_sealed_dataset_is_opened_with_the_key_beside_the_evaluation_key(
     north: Node, domain: KeyDomain, plaintext: Plaintext, tmp_path: Path
 ):
     """A site whose dataset is sealed at rest describes itself, and trains to the same update as without a seal."""
-    run_spec = run_spec_of(domain, masked=False)
+    run_spec = run_spec_of(domain)
     north.permit(secure_aggregation="optional")
     with north.beside_vault():
         unsealed = train_reply(north, run_spec)
@@ -205,20 +196,16 @@ def test_the_vault_records_run_and_round(north: Node, domain: KeyDomain, tmp_pat
     """Both come from Flower's message and the request, and are in its audit log; a tenth evaluation is refused."""
     run_spec = run_spec_of(domain)
     tested = messages.EvaluateRequest(run_spec, round=9)
-    content = content_of(domain, tested, sealed(domain, initial_state(domain, run_spec, number=8)))
+    content = content_of(domain, tested, initial_state(domain, run_spec, number=8).to_bytes())
     log = AuditLog.open(tmp_path / "log", Signer.of(north.site.identity))
     with north.beside_vault(audit=log):
         for _ in range(9):
             assert messages.METRICS in north.send("evaluate", content)
         assert reason(north.send("evaluate", content)) == CLOSED
-        train_reply(north, run_spec)
     log.close()
     _, *lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     scores = [line for line in lines if line["method"] == "Evaluate"]
     assert [(line["run"], line["round"], line["split"]) for line in scores] == [("1", 9, "test")] * 10
-    (mask,) = (line for line in lines if line["method"] == "Mask")
-    assert (mask["run"], mask["round"], mask["attempt"], mask["samples"]) == (NONCE, 1, 1, 6)
-    assert {line["about"] for line in lines if line["method"] == "Unseal"} == {about(8), about(0)}
 
 
 def test_a_request_out_of_bounds_is_refused(north: Node, domain: KeyDomain):
@@ -241,15 +228,13 @@ def test_a_ring_that_could_overflow_is_refused_before_training(both: list[Node],
     assert "does not fit 32 bits" in reason(train_reply(both[0], run_spec))
 
 
-@BOTH
-def test_a_state_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomain, masked: bool):
+def test_a_state_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomain):
     """Of another round, key, network, dtype or optimizer, or damaged: each is refused with its reason."""
-    run_spec = run_spec_of(domain, masked=masked)
+    run_spec = run_spec_of(domain)
     state = initial_state(domain, run_spec)
 
     def refused(content: bytes) -> str:
-        given = b"".join(domain.state_sealer().seal(about(0), [content])) if masked else content
-        return reason(train_reply(both[0], run_spec, state=given))
+        return reason(train_reply(both[0], run_spec, state=content))
 
     text = "the state in the message is of round 3, expected that of round 0"
     assert refused(replace(state, round=3).to_bytes()) == text
@@ -265,10 +250,9 @@ def test_a_state_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomai
         assert refused(content).startswith("not a global state")
 
 
-@BOTH
-def test_a_state_of_other_slots_is_refused(both: list[Node], domain: KeyDomain, masked: bool):
+def test_a_state_of_other_slots_is_refused(both: list[Node], domain: KeyDomain):
     """A model of three slots is refused by a site of two."""
-    run_spec = run_spec_of(domain, masked=masked)
+    run_spec = run_spec_of(domain)
     rows = encrypted_initial_weights(TINY, 0, KeyDomain.of_secret(bytes(range(32)), n=3).evaluation_key())
     facts = {
         "network": TINY,
@@ -277,26 +261,9 @@ def test_a_state_of_other_slots_is_refused(both: list[Node], domain: KeyDomain, 
         "rule": run_spec.server_optimizer,
     }
     wide = global_state.initial(rows, classes=("no", "yes"), salt="5a" * 32, **facts)
-    assert reason(train_reply(both[0], run_spec, state=sent(domain, run_spec, wide))) == (
+    assert reason(train_reply(both[0], run_spec, state=wide.to_bytes())) == (
         "weight conv0/kernel must have shape (3, 3, 1, 3, 2), got shape (3, 3, 1, 3, 3)"
     )
-
-
-def test_a_sealed_state_is_of_this_run(both: list[Node], domain: KeyDomain):
-    """A state of another run or round is sealed about that; an altered one, and one in clear, are not unsealed."""
-    run_spec = run_spec_of(domain)
-    state = initial_state(domain, run_spec)
-    for said in (about(0, "0" * 64), about(1), "state"):
-        text = reason(train_reply(both[0], run_spec, state=sealed(domain, state, said)))
-        assert text == f"the coordinator sent a sealed state about {said}, expected {about(0)}"
-    altered = bytearray(sealed(domain, state))
-    altered[-1] ^= 1
-    stranger = KeyDomain.of_secret(bytes(31) + b"\1", n=2)
-    for content in (bytes(altered), sealed(stranger, state), state.to_bytes(), b""):
-        if content:
-            assert reason(train_reply(both[0], run_spec, state=content)) == CLOSED
-        else:
-            assert "came without a state" in reason(train_reply(both[0], run_spec, state=content))
 
 
 @pytest.mark.parametrize(
@@ -325,20 +292,21 @@ def test_the_policy_decides_which_requests_are_answered(
 def _requested(node: Node, kind: str, run_spec: RunSpec) -> RecordDict:
     """Return the reply to a request that fits, of each kind about a network."""
     domain = node.site.domain
-    return node.reply_to(REQUESTS[kind](run_spec), sent(domain, run_spec, initial_state(domain, run_spec)))
+    return node.reply_to(REQUESTS[kind](run_spec), initial_state(domain, run_spec).to_bytes())
 
 
 @pytest.mark.parametrize("kind", ["query.initial_weights", "train", "evaluate"])
 def test_the_policy_decides_whether_secure_aggregation_is_optional(kind: str, north: Node, domain: KeyDomain):
-    """Where it is required, no state and no update leave in clear; where it is optional, both kinds of run do."""
+    """Where it is required, no state and no update leave in clear, whatever the run specification says of it."""
     text = "this site's policy requires secure aggregation, and the run has it off: the site's staff decides"
+    north.permit(secure_aggregation="required")
+    masked = run_spec_of(domain, masked=True)
     with north.beside_vault():
-        assert reason(_requested(north, kind, run_spec_of(domain, masked=False))) == text
+        for run_spec in (run_spec_of(domain), masked):
+            assert reason(_requested(north, kind, run_spec)) == text
+        north.permit()
         assert messages.REFUSAL not in _requested(north, kind, run_spec_of(domain))
-        north.permit(secure_aggregation="optional")
-        for masked in (False, True):
-            north.forget()
-            assert messages.REFUSAL not in _requested(north, kind, run_spec_of(domain, masked=masked))
+        assert reason(_requested(north, kind, masked)).startswith("a run with secure aggregation follows a contract")
 
 
 def test_a_run_needs_as_many_members_as_the_policy_requires(north: Node, domain: KeyDomain):
@@ -372,7 +340,7 @@ def test_a_run_needs_as_many_members_as_the_policy_requires(north: Node, domain:
 def test_a_request_without_participants_is_refused(kind: str, north: Node, domain: KeyDomain):
     """Without a list of participants nothing is drawn, trained on or evaluated."""
     run_spec = run_spec_of(domain)
-    content = content_of(domain, REQUESTS[kind](run_spec), sealed(domain, initial_state(domain, run_spec)))
+    content = content_of(domain, REQUESTS[kind](run_spec), initial_state(domain, run_spec).to_bytes())
     del content[messages.PARTICIPANTS]
     with north.beside_vault():
         assert reason(north.send(kind, content)).startswith("a message came without participants")

@@ -16,7 +16,6 @@ from site_nodes import (
     node,
     reason,
     run_spec_of,
-    sent,
     state_in,
     train_reply,
 )
@@ -29,7 +28,7 @@ from fedpp.protocol.run_spec import RunSpec
 
 FRAMES = KeyDomain.of_secret(bytes(range(32)), n=1, scheme="more-frame")
 NETWORK = TINY.changed(patch=2)
-RUN_SPEC = run_spec_of(FRAMES, masked=False, network=NETWORK)
+RUN_SPEC = run_spec_of(FRAMES, network=NETWORK)
 TOTAL = Aggregate((Contribution("north", "a" * 64, 6, 1), Contribution("south", "b" * 64, 6, 1)), 0)
 
 
@@ -54,7 +53,7 @@ def stepped(before: GlobalState, by: float = 0.01) -> GlobalState:
 def shown(each: Node, run_spec: RunSpec, before: GlobalState, made: bytes, number: int = 1) -> RecordDict:
     """Return a site's reply to a state in place of an aggregate."""
     domain = each.site.domain
-    content = content_of(domain, messages.AcceptRequest(run_spec, number, keep=True), sent(domain, run_spec, before))
+    content = content_of(domain, messages.AcceptRequest(run_spec, number, keep=True), before.to_bytes())
     content[messages.SUM] = ConfigRecord({messages.SUM: TOTAL.to_json()})
     content[messages.ARRAYS][messages.AFTER] = messages.pack_state(made)
     return each.send("query.accept", content)
@@ -67,7 +66,7 @@ def test_sites_accept_a_model_of_the_coordinator(nodes: list[Node]):
     for each in nodes:
         reply = shown(each, RUN_SPEC, before, after.to_bytes())
         assert messages.Verdict.read(reply) == messages.Verdict(after.digest, "")
-        assert state_in(reply, FRAMES, masked=False) == after
+        assert state_in(reply) == after
         assert reply[messages.METRICS]["examples"] == 2
     later = stepped(after)
     assert messages.Verdict.read(shown(nodes[0], RUN_SPEC, after, later.to_bytes(), 2)) == messages.Verdict(
@@ -116,22 +115,11 @@ def test_another_state_than_the_next_is_refused(nodes: list[Node], change: Calla
     )
 
 
-def test_a_masked_run_takes_aggregates_only(nodes: list[Node]):
-    """Where updates are masked, the coordinator cannot have computed a model from them."""
-    masked = varied(RUN_SPEC, masked=True)
-    before = initial_state(FRAMES, masked)
-    assert "is for the frame form without masking" in reason(
-        shown(nodes[0], masked, before, stepped(before).to_bytes())
-    )
-
-
 def test_rows_of_slots_take_aggregates_only(both: list[Node], domain: KeyDomain):
     """In the scheme `more` the median of rows is not the median of weights: a site refuses such a model."""
-    run_spec = run_spec_of(domain, masked=False)
+    run_spec = run_spec_of(domain)
     before = initial_state(domain, run_spec)
-    assert "is for the frame form without masking" in reason(
-        shown(both[0], run_spec, before, stepped(before).to_bytes())
-    )
+    assert "is for the frame form" in reason(shown(both[0], run_spec, before, stepped(before).to_bytes()))
 
 
 def test_a_site_trains_from_a_model_of_the_coordinator(nodes: list[Node]):

@@ -12,11 +12,6 @@ from conftest import TINY
 from flwr.app import ConfigRecord
 from run_specs import varied
 from site_nodes import (
-    BOTH,
-    CLEAR,
-    CLOSED,
-    MASKED,
-    MOSTLY_MASKED,
     NONCE,
     OTHER,
     Node,
@@ -30,27 +25,20 @@ from site_nodes import (
     reason,
     ring_of,
     run_spec_of,
-    sealed,
-    sent,
     started,
     state_in,
     train_replies,
     train_reply,
     update_in,
 )
-from vaults import policy_of
 
-from fedpp.aggregation.global_state import GlobalState
-from fedpp.aggregation.round_context import Aggregate, Contribution, Round
 from fedpp.config.hyperparameters import Hyperparameters
 from fedpp.config.server_optimizer import ServerOptimizerConfig
-from fedpp.config.site_policy import SitePolicy
 from fedpp.keys import encryption
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning.encrypted_training import EncryptedTrainer
 from fedpp.protocol import messages
 from fedpp.protocol.participants import Participants
-from fedpp.vault_api.vault_client import VaultClient
 
 
 @cache
@@ -61,25 +49,17 @@ def trainer_of(domain: KeyDomain, hyperparameters: Hyperparameters, dtype: Any) 
     return trainer
 
 
-@pytest.mark.parametrize(
-    ("dtype", "masked"),
-    [
-        ("float32", CLEAR),
-        ("float64", MASKED),
-        pytest.param("float32", MASKED, marks=pytest.mark.slow),
-        pytest.param("float64", CLEAR, marks=pytest.mark.slow),
-    ],
-)
-def test_a_round_is_the_average_of_the_sites_updates(both: list[Node], domain: KeyDomain, dtype: Any, masked: bool):
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_round_is_the_average_of_the_sites_updates(both: list[Node], domain: KeyDomain, dtype: Any):
     """Both sites hold the same next state, to the bit: decrypted, it is the average of each site's own training."""
-    run_spec = run_spec_of(domain, masked=masked, dtype=dtype)
+    run_spec = run_spec_of(domain, dtype=dtype)
     north, south = both
     first = north.reply_to(messages.InitialRequest(run_spec, ""))
-    before = state_in(first, domain, masked=masked)
+    before = state_in(first)
     content = messages.state_of(first)
     replies = accept_replies(both, run_spec, content, aggregate_from(both, run_spec, content))
     assert [messages.Verdict.read(reply).reason for reply in replies] == ["", ""]
-    after, other = (state_in(reply, domain, masked=masked) for reply in replies)
+    after, other = (state_in(reply) for reply in replies)
     assert after == other
     assert {messages.Verdict.read(reply).digest for reply in replies} == {after.digest}
     assert (after.round, after.dtype) == (1, dtype)
@@ -99,12 +79,11 @@ def test_a_round_is_the_average_of_the_sites_updates(both: list[Node], domain: K
     assert max(np.abs(found[name] - start).max() for name, start in decrypted(domain, before).items()) > 1e-4
 
 
-@MOSTLY_MASKED
-def test_a_held_state_need_not_be_sent_again(both: list[Node], domain: KeyDomain, masked: bool):
+def test_a_held_state_need_not_be_sent_again(both: list[Node], domain: KeyDomain):
     """A digest gets the same reply as the state itself: of a received state, and of a computed one."""
-    run_spec = run_spec_of(domain, masked=masked)
+    run_spec = run_spec_of(domain)
     first = initial_state(domain, run_spec)
-    content, base = sent(domain, run_spec, first), first.digest
+    content, base = first.to_bytes(), first.digest
     for number in (1, 2):
         total = aggregate_of(
             train_replies(both, run_spec, content if number == 1 else None, number, base=base if number == 2 else ""),
@@ -112,17 +91,16 @@ def test_a_held_state_need_not_be_sent_again(both: list[Node], domain: KeyDomain
         )
         named = accept_replies(both, run_spec, None, total, number, base=base)
         whole = accept_replies(both, run_spec, content, total, number)
-        states = {state_in(reply, domain, masked=masked).digest for reply in (*named, *whole)}
+        states = {state_in(reply).digest for reply in (*named, *whole)}
         assert [messages.Verdict.read(reply) for reply in named] == [messages.Verdict(*states, "")] * 2
         content, (base,) = messages.state_of(named[0]), states
 
 
-@BOTH
-def test_a_missing_state_is_requested(both: list[Node], domain: KeyDomain, masked: bool):
+def test_a_missing_state_is_requested(both: list[Node], domain: KeyDomain):
     """One that it never had, one that was damaged, and one of another round than the request's."""
-    run_spec = run_spec_of(domain, masked=masked)
+    run_spec = run_spec_of(domain)
     state, north = initial_state(domain, run_spec), both[0]
-    content = sent(domain, run_spec, state)
+    content = state.to_bytes()
     by_name = messages.TrainRequest(run_spec, 1, base=state.digest)
     assert reason(north.reply_to(by_name)) == messages.LOST_BASE
     train_reply(north, run_spec, state=content)
@@ -133,121 +111,27 @@ def test_a_missing_state_is_requested(both: list[Node], domain: KeyDomain, maske
     assert reason(north.reply_to(by_name)) == messages.LOST_BASE
     train_reply(north, run_spec, state=content)
     late = messages.TrainRequest(run_spec, 2, base=state.digest)
-    text = "sealed state about" if masked else "is of round 0, expected that of round 1"
-    assert text in reason(north.reply_to(late))
+    assert "is of round 0, expected that of round 1" in reason(north.reply_to(late))
 
 
-@BOTH
 @pytest.mark.parametrize("kind", [messages.TrainRequest, messages.EvaluateRequest])
 def test_another_state_than_the_request_names_is_refused(
-    both: list[Node], domain: KeyDomain, masked: bool, kind: type[messages.RoundRequest]
+    both: list[Node], domain: KeyDomain, kind: type[messages.RoundRequest]
 ):
-    """A site that computed none itself does not train from another state that was sealed, nor keeps it as the model."""
-    run_spec, north = run_spec_of(domain, masked=masked), both[0]
+    """A site that computed none itself does not train from another state, nor keeps it as the model."""
+    run_spec, north = run_spec_of(domain), both[0]
     named, came = (initial_state(domain, run_spec, seed=seed, number=3) for seed in (0, 1))
     request = kind(run_spec, 4, base=named.digest)
-    reply = north.reply_to(request, sent(domain, run_spec, came))
+    reply = north.reply_to(request, came.to_bytes())
     assert reason(reply).startswith("the state of round 3 in the message is not the accepted one")
     assert not list(north.folder.glob("runs/*/state-*"))
     assert kept(north.folder) == {}
-    assert messages.REFUSAL not in north.reply_to(request, sent(domain, run_spec, named))
+    assert messages.REFUSAL not in north.reply_to(request, named.to_bytes())
 
 
-def test_masked_replies_hold_nothing_of_the_rows(both: list[Node], domain: KeyDomain):
-    """No value of a row or update is in a sealed state or a masked update; in clear all are."""
-    shown = {}
-    for masked in (MASKED, CLEAR):
-        run_spec = run_spec_of(domain, masked=masked)
-        first = both[0].reply_to(messages.InitialRequest(run_spec, ""))
-        state = messages.state_of(first)
-        replies = train_replies(both, run_spec, state)
-        after = messages.state_of(accept_replies(both[:1], run_spec, state, aggregate_of(replies, run_spec))[0])
-        shown[masked] = (state, after, update_in(replies["north"], run_spec).tobytes())
-        for each in both:
-            each.forget()
-    *states, words = shown[CLEAR]
-    secrets = [np.concatenate([r.reshape(-1) for r in GlobalState.from_bytes(state).rows.values()]) for state in states]
-    secrets.append(np.frombuffer(words, "<u8"))
-    for hidden, clear, values in zip(shown[MASKED], shown[CLEAR], secrets, strict=True):
-        pieces = {value.tobytes() for value in values} - {bytes(8)}
-        assert len(pieces) > values.size // 2
-        assert values.tobytes() in clear
-        assert not [start for start in range(len(hidden) - 7) if hidden[start : start + 8] in pieces]
-
-
-def test_nothing_of_the_rows_is_on_the_disk_of_a_masked_run(both: list[Node], domain: KeyDomain):
-    """What a site keeps of a masked run is sealed or masked; in clear all values are there."""
-    for masked in (MASKED, CLEAR):
-        run_spec = run_spec_of(domain, masked=masked)
-        state = initial_state(domain, run_spec)
-        content = sent(domain, run_spec, state)
-        (reply,) = accept_replies(both[:1], run_spec, content, aggregate_from(both, run_spec, content))
-        after = state_in(reply, domain, masked=masked)
-        disk = b"".join(path.read_bytes() for path in both[0].folder.glob("runs/*/*"))
-        for of in (state, after):
-            values = np.concatenate([rows.reshape(-1) for rows in of.rows.values()])
-            found = sum(value.tobytes() in disk for value in values[:200] if value)
-            assert found == (0 if masked else np.count_nonzero(values[:200]))
-        for each in both:
-            each.forget()
-
-
-def test_the_mask_changes_nothing_of_the_model(both: list[Node], domain: KeyDomain):
-    """The same updates, under masks and in clear, give the same next state, to the bit."""
-    masked, clear = (run_spec_of(domain, masked=value) for value in (MASKED, CLEAR))
-    state = initial_state(domain, clear)
-    replies = train_replies(both, clear, state.to_bytes())
-    of = Round(NONCE, 1, 1, state.digest, masked.digest, 2 * TINY.parameters(), ring_of(clear))
-    parts, words = [], np.zeros(of.length, of.ring.dtype)
-    for node in both:
-        name = node.site.identity.name
-        with VaultClient(str(node.context.node_config["vault"])) as vault:
-            hidden = vault.mask(of.to_json(), 6, update_in(replies[name], clear))
-        parts.append((Contribution(name, hidden.nonce, 6, hidden.min_cohort), hidden.tag))
-        words = words + hidden.values
-    for each in both:
-        each.forget()
-    ours = accept_replies(both, masked, sealed(domain, state), (Aggregate.of(parts), words))
-    for each in both:
-        each.forget()
-    theirs = accept_replies(both, clear, state.to_bytes(), aggregate_of(replies, clear))
-    for reply, other in zip(ours, theirs, strict=True):
-        assert state_in(reply, domain, masked=True) == state_in(other, domain, masked=False) != state
-
-
-def test_an_aggregate_that_does_not_fit_is_refused(
-    both: list[Node], domain: KeyDomain, caplog: pytest.LogCaptureFixture
-):
-    """Of another attempt, altered, of other examples, of one site only or of a stranger: it gives no model."""
-    run_spec, state = started(domain)
-    total, words = aggregate_from(both, run_spec, state)
-    second = aggregate_from(both, run_spec, state, attempt=2)
-    stranger = replace(total.parts[1], site="mallory")
-    tampered = [
-        (second, "does not fit its tag"),
-        ((total, words ^ (np.arange(words.size) == 9)), "does not fit its tag"),
-        ((replace(total, tag=total.tag + 1), words), "does not fit its tag"),
-        ((replace(total, parts=(total.parts[0], replace(total.parts[1], examples=5))), words), "does not fit its tag"),
-        ((replace(total, parts=total.parts[:1]), words), "is of 1 sites, and the policy requires 2"),
-        ((replace(total, parts=(total.parts[0], stranger)), words), "names mallory, which did not prove"),
-        ((replace(total, parts=(*total.parts, total.parts[0])), words), "one update from each site"),
-    ]
-    for given, text in tampered:
-        caplog.clear()
-        for reply in accept_replies(both, run_spec, state, given):
-            assert reason(reply) == CLOSED
-        logged = [entry.getMessage() for entry in caplog.records if entry.name == "fedpp.site"]
-        assert [text in line for line in logged] == [True, True]
-    assert [messages.VERDICT in reply for reply in accept_replies(both, run_spec, state, (total, words))] == [
-        True,
-        True,
-    ]
-
-
-@BOTH
-def test_an_aggregate_of_another_size_is_refused(both: list[Node], domain: KeyDomain, masked: bool):
+def test_an_aggregate_of_another_size_is_refused(both: list[Node], domain: KeyDomain):
     """Values of another number or width, examples beyond the run specification's, and a damaged list are named."""
-    run_spec, state = started(domain, masked=masked)
+    run_spec, state = started(domain)
     total, words = aggregate_from(both, run_spec, state)
     for given in (words[:-1], np.append(words, words[:1]), words.astype("<u4")):
         (reply,) = accept_replies(both[:1], run_spec, state, (total, given))
@@ -258,11 +142,11 @@ def test_an_aggregate_of_another_size_is_refused(both: list[Node], domain: KeyDo
     assert reason(both[0].send("query.accept", content)).startswith("the facts of the aggregate are damaged")
     many = replace(total, parts=(total.parts[0], replace(total.parts[1], examples=7)))
     (reply,) = accept_replies(both[:1], run_spec, state, (many, words))
-    assert reason(reply) == (CLOSED if masked else "this round allows 1 to 12 examples, got 13")
+    assert reason(reply) == "this round allows 1 to 12 examples, got 13"
 
 
 def test_a_state_is_sent_where_it_is_requested(both: list[Node], domain: KeyDomain):
-    """Without `keep` the reply holds counts and the decision only; with it, also the state, sealed about its round."""
+    """Without `keep` the reply holds counts and the decision only; with it, also the state."""
     run_spec, state = started(domain)
     total = aggregate_from(both, run_spec, state)
     request = messages.AcceptRequest(run_spec, 1)
@@ -270,22 +154,21 @@ def test_a_state_is_sent_where_it_is_requested(both: list[Node], domain: KeyDoma
     assert set(reply) == {messages.METRICS, messages.VERDICT}
     kept = both[0].reply_to(replace(request, keep=True), state, aggregate=total)
     assert set(kept) == {messages.METRICS, messages.VERDICT, messages.ARRAYS}
-    assert state_in(kept, domain, masked=True).digest == messages.Verdict.read(reply).digest
+    assert state_in(kept).digest == messages.Verdict.read(reply).digest
 
 
-@MOSTLY_MASKED
-def test_a_state_that_this_site_did_not_compute_is_refused(both: list[Node], domain: KeyDomain, masked: bool):
+def test_a_state_that_this_site_did_not_compute_is_refused(both: list[Node], domain: KeyDomain):
     """Of a round that it computed itself, a site takes that state only, in the next round, a retry and the test."""
-    run_spec, state = started(domain, masked=masked)
+    run_spec, state = started(domain)
     (reply, _) = accept_replies(both, run_spec, state, aggregate_from(both, run_spec, state))
-    after = state_in(reply, domain, masked=masked)
-    other = sent(domain, run_spec, replace(initial_state(domain, run_spec, seed=1), round=1))
+    after = state_in(reply)
+    other = replace(initial_state(domain, run_spec, seed=1), round=1).to_bytes()
     train, test = messages.TrainRequest(run_spec, 2), messages.EvaluateRequest(run_spec, 2)
     requests = (train, replace(train, attempt=2), test)
     for request in requests:
         text = reason(both[0].reply_to(request, other))
         assert text.startswith("the state of round 1 is not the one that this site computed")
-        assert messages.REFUSAL not in both[0].reply_to(request, sent(domain, run_spec, after))
+        assert messages.REFUSAL not in both[0].reply_to(request, after.to_bytes())
     later = train_replies(both, run_spec, messages.state_of(reply), 2)
     accept_replies(both, run_spec, messages.state_of(reply), aggregate_of(later, run_spec), 2)
     for request in requests:  # round 2 was computed; round 1 is still what it was
@@ -293,38 +176,35 @@ def test_a_state_that_this_site_did_not_compute_is_refused(both: list[Node], dom
         assert text.startswith("the state of round 1 is not the one that this site computed")
 
 
-@MOSTLY_MASKED
-def test_a_site_that_missed_the_accepted_attempt_resumes_from_it(both: list[Node], domain: KeyDomain, masked: bool):
+def test_a_site_that_missed_the_accepted_attempt_resumes_from_it(both: list[Node], domain: KeyDomain):
     """It computed the first, the other site also the second attempt; a site with the second takes no first one."""
-    run_spec = run_spec_of(domain, masked=masked)
+    run_spec = run_spec_of(domain)
     north, south = both
-    state = sent(domain, run_spec, initial_state(domain, run_spec))
+    state = initial_state(domain, run_spec).to_bytes()
     first, _ = accept_replies(both, run_spec, state, aggregate_from(both, run_spec, state))
     (second,) = accept_replies([south], run_spec, state, aggregate_from(both, run_spec, state, attempt=2), attempt=2)
-    adopted = state_in(second, domain, masked=masked)
+    adopted = state_in(second)
     assert (adopted.round, adopted.attempt) == (1, 2)
-    assert adopted.digest != state_in(first, domain, masked=masked).digest
+    assert adopted.digest != state_in(first).digest
     assert set(train_replies(both, run_spec, messages.state_of(second), 2)) == {"north", "south"}
     assert messages.REFUSAL not in north.reply_to(messages.TrainRequest(run_spec, 2), messages.state_of(first))
     text = reason(south.reply_to(messages.TrainRequest(run_spec, 2), messages.state_of(first)))
     assert text.startswith("the state of round 1 is of attempt 1, and this site has computed attempt 2")
 
 
-@MOSTLY_MASKED
-def test_a_site_that_missed_rounds_resumes_from_the_received_state(both: list[Node], domain: KeyDomain, masked: bool):
+def test_a_site_that_missed_rounds_resumes_from_the_received_state(both: list[Node], domain: KeyDomain):
     """It computed round 1, and neither 2 nor 3: its record of round 1 does not bind the state of round 3."""
-    run_spec, state = started(domain, masked=masked)
+    run_spec, state = started(domain)
     accept_replies(both[:1], run_spec, state, aggregate_from(both, run_spec, state))
-    later = sent(domain, run_spec, initial_state(domain, run_spec, seed=1, number=3))
+    later = initial_state(domain, run_spec, seed=1, number=3).to_bytes()
     assert set(train_replies(both[:1], run_spec, later, 4)) == {"north"}
 
 
-@MOSTLY_MASKED
 def test_a_site_that_joins_later_starts_from_the_received_state(
-    both: list[Node], domain: KeyDomain, tmp_path: Path, sockets: str, masked: bool
+    both: list[Node], domain: KeyDomain, tmp_path: Path, sockets: str
 ):
     """One of three computes nothing of round 1; of round 2, in a run for three, all compute the same."""
-    run_spec, state = started(domain, masked=masked)
+    run_spec, state = started(domain)
     (reply, _) = accept_replies(both, run_spec, state, aggregate_from(both, run_spec, state))
     east = site_nodes.node(tmp_path / "east", sockets, both[0].dataset, domain, "east")
     east.permit(secure_aggregation="optional")
@@ -334,54 +214,50 @@ def test_a_site_that_joins_later_starts_from_the_received_state(
         before = messages.state_of(reply)
         trained = train_replies(three, run_spec, before, 2, participants=company)
         replies = accept_replies(three, run_spec, before, aggregate_of(trained, run_spec), 2, participants=company)
-        states = [state_in(each, domain, masked=masked) for each in replies]
+        states = [state_in(each) for each in replies]
     assert {state.digest for state in states} == {messages.Verdict.read(each).digest for each in replies}
     assert [(state.round, messages.Verdict.read(each).reason) for state, each in zip(states, replies, strict=True)] == [
         (2, "")
     ] * 3
 
 
-@MOSTLY_MASKED
-def test_an_update_beyond_the_bounds_is_not_sent(both: list[Node], domain: KeyDomain, masked: bool):
+def test_an_update_beyond_the_bounds_is_not_sent(both: list[Node], domain: KeyDomain):
     """Beyond the share of the model's norm, or with a value beyond the bound, the site abstains.
 
     The coordinator receives the kind of bound and no figure, which it could find by bounds of its choice.
     """
-    long = train_reply(both[0], run_spec_of(domain, masked=masked, max_update_norm=1e-6))
+    long = train_reply(both[0], run_spec_of(domain, max_update_norm=1e-6))
     assert reason(long) == (
         "the update's Euclidean norm is more than 1e-06 times the global model's: lower the learning rate, train fewer "
         "epochs a round, or raise max-update-norm"
     )
-    high = train_reply(both[0], run_spec_of(domain, masked=masked, max_update_value=2.0**-20))
+    high = train_reply(both[0], run_spec_of(domain, max_update_value=2.0**-20))
     assert (
         reason(high) == "an update has a value beyond 9.53674e-07: lower the learning rate, or raise max-update-value"
     )
 
 
-@MOSTLY_MASKED
-def test_a_new_model_beyond_the_norm_is_rejected(both: list[Node], domain: KeyDomain, masked: bool):
+def test_a_new_model_beyond_the_norm_is_rejected(both: list[Node], domain: KeyDomain):
     """An aggregate that moves the model beyond the share of its norm is evaluated, its state reported, and rejected."""
-    run_spec, state = started(domain, masked=masked, server_optimizer=ServerOptimizerConfig("fedavg", 1e6))
+    run_spec, state = started(domain, server_optimizer=ServerOptimizerConfig("fedavg", 1e6))
     for reply in accept_replies(both, run_spec, state, aggregate_from(both, run_spec, state)):
         verdict = messages.Verdict.read(reply)
         assert verdict.reason.startswith("the update's Euclidean norm is more than 10 times the global model's: ")
-        assert verdict.digest == state_in(reply, domain, masked=masked).digest
+        assert verdict.digest == state_in(reply).digest
         assert reply.metric_records[messages.METRICS]["examples"] == 2
 
 
-@MOSTLY_MASKED
-def test_a_rise_of_the_loss_is_neither_sent_nor_accepted(both: list[Node], domain: KeyDomain, masked: bool):
+def test_a_rise_of_the_loss_is_neither_sent_nor_accepted(both: list[Node], domain: KeyDomain):
     """From the second round on, in each attempt, a site's validation loss is compared to that of the round before."""
     tiny, small, large = (Hyperparameters(learning_rate=rate, batch_size=4) for rate in (1e-12, 1e-3, 1.0))
     run_spec = run_spec_of(
         domain,
-        masked=masked,
         hyperparameters=tiny,
         server_optimizer=ServerOptimizerConfig("fedavg", 1e4),
         max_update_value=2.0**10,
         max_update_norm=1e9,
     )
-    state = sent(domain, run_spec, initial_state(domain, run_spec))
+    state = initial_state(domain, run_spec).to_bytes()
     (reply, _) = accept_replies(both, run_spec, state, aggregate_from(both, run_spec, state))
     after = messages.state_of(reply)
     harmful = varied(run_spec, hyperparameters=large, max_loss_increase=1e-9)
@@ -398,12 +274,12 @@ def test_a_rise_of_the_loss_is_neither_sent_nor_accepted(both: list[Node], domai
         for reply in accept_replies(both, together, after, total, 2, attempt):
             verdict = messages.Verdict.read(reply)
             assert verdict.reason.startswith("the validation loss rose by more than 0.5 nats: ")
-            assert verdict.digest == state_in(reply, domain, masked=masked).digest
+            assert verdict.digest == state_in(reply).digest
 
 
 def test_a_retry_trains_with_another_seed(both: list[Node], domain: KeyDomain):
     """One attempt always gives the same update, a second another; the first depends on seed and round only."""
-    run_spec = run_spec_of(domain, masked=False)
+    run_spec = run_spec_of(domain)
     before = initial_state(domain, run_spec)
     found = []
     for attempt in (1, 1, 2):
@@ -422,12 +298,11 @@ def kept(work: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()} if folder.exists() else {}
 
 
-@BOTH
-def test_the_final_model_is_kept_in_the_site_s_folder(both: list[Node], domain: KeyDomain, masked: bool):
+def test_the_final_model_is_kept_in_the_site_s_folder(both: list[Node], domain: KeyDomain):
     """The final test leaves the state as it was sent, under the run's number; a model that is only named is refused."""
-    run_spec = run_spec_of(domain, masked=masked)
+    run_spec = run_spec_of(domain)
     final = initial_state(domain, run_spec, number=3)
-    content = sent(domain, run_spec, final)
+    content = final.to_bytes()
     both[1].context.node_config["work"] = str(both[1].folder / "elsewhere")
     for node in both:
         reply = node.reply_to(messages.EvaluateRequest(run_spec, 4), content)
@@ -439,25 +314,23 @@ def test_the_final_model_is_kept_in_the_site_s_folder(both: list[Node], domain: 
     assert kept(both[1].folder) == {}
 
 
-@BOTH
-def test_a_kept_model_is_not_replaced(both: list[Node], domain: KeyDomain, masked: bool):
-    """The same state, sealed anew, is the kept one; another final model of the same run is refused."""
-    run_spec = run_spec_of(domain, masked=masked)
+def test_a_kept_model_is_not_replaced(both: list[Node], domain: KeyDomain):
+    """The same state is the kept one; another final model of the same run is refused."""
+    run_spec = run_spec_of(domain)
     first, other = (initial_state(domain, run_spec, number=number) for number in (3, 4))
-    content = sent(domain, run_spec, first)
-    for again in (content, sent(domain, run_spec, first)):
+    content = first.to_bytes()
+    for again in (content, first.to_bytes()):
         assert set(both[0].reply_to(messages.EvaluateRequest(run_spec, 4), again)) == {messages.METRICS}
-    refused = both[0].reply_to(messages.EvaluateRequest(run_spec, 5), sent(domain, run_spec, other))
+    refused = both[0].reply_to(messages.EvaluateRequest(run_spec, 5), other.to_bytes())
     assert reason(refused) == "this site keeps another final model of this run: it is not replaced"
     assert kept(both[0].folder) == {"1.state": content}
 
 
-@BOTH
 def test_a_round_is_evaluated_on_the_validation_split_and_the_final_model_on_the_test_split(
-    both: list[Node], domain: KeyDomain, masked: bool
+    both: list[Node], domain: KeyDomain
 ):
     """Two sequences here, and three; neither a round's new model nor a final one that is refused is kept."""
-    run_spec, state = started(domain, masked=masked)
+    run_spec, state = started(domain)
     (reply, _) = accept_replies(both, run_spec, state, aggregate_from(both, run_spec, state))
     assert messages.REFUSAL in both[0].reply_to(messages.EvaluateRequest(run_spec, 4), state)
     assert kept(both[0].folder) == {}
@@ -465,44 +338,16 @@ def test_a_round_is_evaluated_on_the_validation_split_and_the_final_model_on_the
     assert [of.metric_records[messages.METRICS]["examples"] for of in (reply, final)] == [2, 3]
 
 
-@pytest.mark.parametrize(("model", "masked"), [("clear", MASKED), ("clear", CLEAR), ("sealed", MASKED)])
-def test_a_run_starts_from_an_initial_model(both: list[Node], domain: KeyDomain, model: str, masked: bool):
-    """The first state has the model's rows, sealed about anything or in clear, the run's optimizer, and round 0."""
-    run_spec = run_spec_of(domain, masked=masked, server_optimizer=ServerOptimizerConfig("fedavgm", 0.5))
+def test_a_run_starts_from_an_initial_model(both: list[Node], domain: KeyDomain):
+    """The first state has the model's rows, the run's optimizer, and round 0."""
+    run_spec = run_spec_of(domain, server_optimizer=ServerOptimizerConfig("fedavgm", 0.5))
     earlier = initial_state(domain, run_spec_of(domain), seed=9, number=7)
-    content = earlier.to_bytes() if model == "clear" else sealed(domain, earlier, "the model of another run")
-    reply = both[0].reply_to(messages.InitialRequest(run_spec, model), content)
-    state = state_in(reply, domain, masked=masked)
+    reply = both[0].reply_to(messages.InitialRequest(run_spec, "clear"), earlier.to_bytes())
+    state = state_in(reply)
     assert (state.round, state.rule) == (0, run_spec.server_optimizer)
     for name, rows in earlier.rows.items():
         np.testing.assert_array_equal(state.rows[name], rows)
     assert all(not moment.any() for moment in state.moments.values())
-
-
-def test_a_sealed_model_stays_sealed(both: list[Node], domain: KeyDomain):
-    """A site that allows runs without masking unseals no other run's model for the coordinator."""
-    secret = sealed(domain, initial_state(domain, run_spec_of(domain), seed=9, number=7))
-    request = messages.InitialRequest(run_spec_of(domain, masked=False), "sealed")
-    text = reason(both[0].reply_to(request, secret))
-    assert text == "a sealed initial model needs secure aggregation: set secure-aggregation=true"
-
-
-def test_a_run_starts_from_no_state_of_its_own(both: list[Node], domain: KeyDomain):
-    """Or a coordinator could show a site the aggregates of two lists, each unmasked by another site's vault."""
-    run_spec = run_spec_of(domain)
-    own = sealed(domain, initial_state(domain, run_spec, number=1))
-    text = reason(both[0].reply_to(messages.InitialRequest(run_spec, "sealed"), own))
-    assert text == "the initial model is a state of this run itself: choose a model of another run"
-
-
-def test_a_run_is_masked_throughout_or_not_at_all(both: list[Node], domain: KeyDomain):
-    """A request in clear within a masked run is refused, even if the policy allows runs in clear."""
-    masked, clear = (run_spec_of(domain, masked=value) for value in (MASKED, CLEAR))
-    state = initial_state(domain, masked)
-    train_replies(both[:1], masked, sealed(domain, state))
-    for request in (messages.TrainRequest(clear, 1), messages.EvaluateRequest(clear, 1)):
-        text = reason(both[0].reply_to(request, state.to_bytes()))
-        assert text == "a run is masked from its first request to its last, or not at all"
 
 
 def test_a_ring_too_coarse_for_a_step_is_refused(both: list[Node], domain: KeyDomain):
@@ -523,46 +368,8 @@ def test_a_ring_too_coarse_for_a_step_is_refused(both: list[Node], domain: KeyDo
     )
 
 
-def test_an_aggregate_is_of_one_run_specification(both: list[Node], domain: KeyDomain):
-    """A coordinator that makes only one of two sites train gets no aggregate that is the first one's update."""
-    run_spec = run_spec_of(domain)
-    idle = varied(run_spec, hyperparameters=replace(run_spec.training.hyperparameters, learning_rate=1e-12))
-    state = sealed(domain, initial_state(domain, run_spec))
-    replies = {**train_replies(both[:1], run_spec, state), **train_replies(both[1:], idle, state)}
-    for of in (run_spec, idle):
-        assert [reason(reply) for reply in accept_replies(both, of, state, aggregate_of(replies, run_spec))] == [
-            CLOSED,
-            CLOSED,
-        ]
-    honest = accept_replies(both, run_spec, state, aggregate_from(both, run_spec, state))
-    assert [messages.Verdict.read(reply).reason for reply in honest] == ["", ""]
-
-
-def test_a_site_s_own_policy_sets_the_minimum_of_its_aggregates(both: list[Node], domain: KeyDomain):
-    """Its update is not unmasked alone, even if the policy of the site that unmasks would allow it."""
-
-    def let_alone(node: Node) -> None:
-        node.permit(secure_aggregation="optional", min_other_sites=0)
-        path = policy_of(node.dataset)  # its vault's
-        path.write_text(replace(SitePolicy.load(path), min_other_sites=0).to_yaml())
-
-    run_spec = run_spec_of(domain)
-    let_alone(both[0])
-    state = sealed(domain, initial_state(domain, run_spec))
-    alone = aggregate_from(both[1:], run_spec, state)
-    (reply,) = accept_replies(both[:1], run_spec, state, alone)
-    assert reason(reply) == CLOSED
-    lax = replace(alone[0], parts=(replace(alone[0].parts[0], min_cohort=1),))
-    (reply,) = accept_replies(both[:1], run_spec, state, (lax, alone[1]))
-    assert reason(reply) == CLOSED
-    let_alone(both[1])
-    (reply,) = accept_replies(both[:1], run_spec, state, aggregate_from(both[1:], run_spec, state))
-    assert messages.Verdict.read(reply).reason == ""
-
-
-@pytest.mark.parametrize("model", ["clear", "sealed"])
-def test_an_initial_model_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomain, model: str):
-    """Of another network, dtype, domain or classes, damaged, missing, or sealed where the request calls it clear."""
+def test_an_initial_model_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomain):
+    """Of another network, dtype, domain or classes, damaged, or missing."""
     run_spec = run_spec_of(domain)
     fitting = initial_state(domain, run_spec)
     text = "the initial model is of another domain, network or dtype than the run: use that model's settings"
@@ -576,16 +383,11 @@ def test_an_initial_model_that_does_not_fit_is_refused(both: list[Node], domain:
     }
 
     def refused(content: bytes | None) -> str:
-        request = messages.InitialRequest(run_spec, model)
+        request = messages.InitialRequest(run_spec, "clear")
         return reason(both[0].reply_to(request, content))
 
     for said, models in others.items():
         for other in models:
-            assert refused(other.to_bytes() if model == "clear" else sealed(domain, other, "another run")) == said
+            assert refused(other.to_bytes()) == said
     assert "came without a state" in refused(None)
-    damaged = fitting.to_bytes()[:-1]
-    if model == "clear":
-        assert refused(damaged).startswith("not a global state")
-        assert refused(sealed(domain, fitting)).startswith("not a global state")
-    else:
-        assert refused(damaged) == CLOSED
+    assert refused(fitting.to_bytes()[:-1]).startswith("not a global state")

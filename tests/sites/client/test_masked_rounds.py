@@ -170,7 +170,8 @@ def test_no_path_of_the_vault_leaves_the_site(three: list[Node], monkeypatch: py
 
 def test_a_run_in_clear_needs_a_policy_that_allows_it(three: list[Node], domain: KeyDomain) -> None:
     """A site that requires secure aggregation refuses every message of a run in clear."""
-    run_spec, state = started(domain, masked=False)
+    three[1].permit(secure_aggregation="required")
+    run_spec, state = started(domain)
     for request in (
         messages.InitialRequest(run_spec, ""),
         TrainRequest(run_spec, 1),

@@ -15,7 +15,6 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from run_specs import varied
 from site_nodes import (
-    BOTH,
     NONCE,
     Node,
     accept_replies,
@@ -25,7 +24,6 @@ from site_nodes import (
     proof,
     reason,
     run_spec_of,
-    sent,
     started,
     state_in,
 )
@@ -62,7 +60,7 @@ def packed(reply: RecordDict) -> bytes:
 
 
 def nonce_of(reply: RecordDict) -> str:
-    """Return the nonce that is fresh for each masked update."""
+    """Return the nonce that each training draws for its update."""
     return messages.Mask.read(reply).nonce
 
 
@@ -96,42 +94,42 @@ def calls(log: Path, method: str) -> int:
     return sum(json.loads(line).get("method") == method for line in log.read_text().splitlines())
 
 
-@BOTH
-def test_a_repeated_request_gets_the_same_bytes(north: Node, log: Path, domain: KeyDomain, masked: bool) -> None:
+def test_a_repeated_request_gets_the_same_bytes(north: Node, log: Path, domain: KeyDomain) -> None:
     """Here, and in a new process under another number of Flower's, which does not even load TensorFlow."""
     north.permit(secure_aggregation="optional")
-    run_spec = run_spec_of(domain, masked=masked)
-    state, request = sent(domain, run_spec, initial_state(domain, run_spec)), messages.TrainRequest(run_spec, 1)
+    run_spec = run_spec_of(domain)
+    state, request = initial_state(domain, run_spec).to_bytes(), messages.TrainRequest(run_spec, 1)
     first = north.reply_to(request, state, participants=three_participants(domain))
     assert nonce_of(first) == nonce_of(north.reply_to(request, state))
     again = content_of(domain, request, state, participants=three_participants(domain, 2))
     assert packed(sent_to_new_process(north, "train", again, 2)) == packed(first)
-    assert calls(log, "Mask") == masked
+    assert calls(log, "Info") == 3  # it is asked who takes part
 
 
-def test_another_request_is_trained_anew(north: Node, log: Path, domain: KeyDomain) -> None:
-    """Another attempt, run specification, base state, minimum of sites; and the first one again, now replaced."""
+@pytest.mark.usefixtures("log")
+def test_another_request_is_trained_anew(north: Node, domain: KeyDomain) -> None:
+    """Another attempt, run specification, base state; and the first one again, now replaced."""
     run_spec = run_spec_of(domain)
     state = initial_state(domain, run_spec)
-    first = (run_spec, state, 1, 1)
-    asked = [first, (run_spec, state, 2, 1), (varied(run_spec, seed=1), state, 1, 1)]
-    asked += [(run_spec, initial_state(domain, run_spec, seed=1), 1, 1), (run_spec, state, 1, 2), first]
+    first = (run_spec, state, 1)
+    asked = [first, (run_spec, state, 2), (varied(run_spec, seed=1), state, 1)]
+    asked += [(run_spec, initial_state(domain, run_spec, seed=1), 1), first]
     nonces = []
-    for text, before, attempt, others in asked:
-        north.permit(min_other_sites=others)
+    for text, before, attempt in asked:
         content = content_of(
             domain,
             messages.TrainRequest(text, 1, attempt),
-            sent(domain, text, before),
+            before.to_bytes(),
             participants=three_participants(domain),
         )
         reply = north.send("train", content)
         assert packed(north.send("train", content)) == packed(reply)
         nonces.append(nonce_of(reply))
-    assert len(set(nonces)) == calls(log, "Mask") == len(asked)
+    assert len(set(nonces)) == len(asked)
 
 
-def test_a_kept_reply_is_sent_for_allowed_requests_only(north: Node, log: Path, domain: KeyDomain) -> None:
+@pytest.mark.usefixtures("log")
+def test_a_kept_reply_is_sent_for_allowed_requests_only(north: Node, domain: KeyDomain) -> None:
     """What was replied before is not replied to a request that the site would refuse at first."""
     run_spec, state = started(domain)
     content = content_of(domain, messages.TrainRequest(run_spec, 1), state)
@@ -142,10 +140,10 @@ def test_a_kept_reply_is_sent_for_allowed_requests_only(north: Node, log: Path, 
         reason(north.send("train", content))
         == "this site's policy wants 2 other sites in a run, got 1: ask more to join"
     )
-    assert calls(log, "Mask") == 1
 
 
-def test_concurrent_requests_train_once(north: Node, log: Path, domain: KeyDomain) -> None:
+@pytest.mark.usefixtures("log")
+def test_concurrent_requests_train_once(north: Node, domain: KeyDomain) -> None:
     """The later ones wait for the first one's reply, and send it too."""
     run_spec, state = started(domain)
     content = content_of(domain, messages.TrainRequest(run_spec, 1), state)
@@ -156,11 +154,11 @@ def test_concurrent_requests_train_once(north: Node, log: Path, domain: KeyDomai
     for thread in asking:
         thread.join(SECONDS)
     assert len(replies) == 3
-    assert len(set(replies)) == 1
-    assert calls(log, "Mask") == 1
+    assert len(set(replies)) == 1  # each training draws another nonce
 
 
-def test_an_update_that_cannot_be_kept_is_sent(north: Node, log: Path, domain: KeyDomain) -> None:
+@pytest.mark.usefixtures("log")
+def test_an_update_that_cannot_be_kept_is_sent(north: Node, domain: KeyDomain) -> None:
     """A repeated request costs another training, and nothing else; then it is kept."""
     run_spec, state = started(domain)
     content = content_of(domain, messages.TrainRequest(run_spec, 1), state)
@@ -177,7 +175,6 @@ def test_an_update_that_cannot_be_kept_is_sent(north: Node, log: Path, domain: K
     second = north.send("train", content)
     assert nonce_of(second) != nonce_of(first)
     assert packed(north.send("train", content)) == packed(second)
-    assert calls(log, "Mask") == 2
 
 
 def test_a_model_is_evaluated_once(north: Node, log: Path, south: Node, domain: KeyDomain) -> None:
@@ -193,22 +190,8 @@ def test_a_model_is_evaluated_once(north: Node, log: Path, south: Node, domain: 
     (kept,) = accept_replies([north], run_spec, state, total)
     assert kept[messages.METRICS] == first[messages.METRICS]
     assert kept[messages.VERDICT] == first[messages.VERDICT]
-    assert state_in(kept, domain, masked=True) == state_in(other, domain, masked=True)
+    assert state_in(kept) == state_in(other)
     assert calls(log, "Evaluate") == 1
-
-
-def test_a_masked_run_is_masked_after_a_restart_too(north: Node, log: Path, domain: KeyDomain) -> None:
-    """A request in clear is refused in a new process, and under another number of Flower's."""
-    north.permit(secure_aggregation="optional")
-    masked, clear = (run_spec_of(domain, masked=value) for value in (True, False))
-    state = initial_state(domain, masked)
-    assert messages.REFUSAL not in north.reply_to(messages.TrainRequest(masked, 1), sent(domain, masked, state))
-    content = content_of(
-        domain, messages.TrainRequest(clear, 1), state.to_bytes(), participants=three_participants(domain, 2)
-    )
-    text = "a run is masked from its first request to its last, or not at all"
-    assert reason(sent_to_new_process(north, "train", content, 2)) == text
-    assert calls(log, "Mask") == 1
 
 
 def test_a_local_baseline_is_trained_once(north: Node, log: Path, domain: KeyDomain) -> None:

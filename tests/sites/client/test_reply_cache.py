@@ -90,6 +90,12 @@ def state(domain: KeyDomain) -> GlobalState:
     return replace(initial_state(domain, run_spec_of(domain)), round=1, attempt=1)
 
 
+def use(cache: ReplyCache) -> None:
+    """Take a turn of the first round, which the cache keeps."""
+    with cache.turn(1, 1):
+        pass
+
+
 def test_a_kept_reply_is_for_its_request_only(tmp_path: Path) -> None:
     """To the byte, from any process; another request, another run, and the request before it get none."""
     ReplyCache(tmp_path, NONCE).keep_reply("the first", reply_of(3))
@@ -126,8 +132,8 @@ def test_a_reply_that_cannot_be_read_or_replaced_costs_nothing_else(
     assert cache.kept_reply("a request") is None
     cache.keep_reply("a request", reply_of())
     assert caplog.messages == ["the run continues, but its reply is not kept: Is a directory"]
-    cache.require_masking(masked=True)
-    assert files(folder_of(tmp_path)) == {"lock", "reply", "rounds"}
+    use(cache)
+    assert files(folder_of(tmp_path)) == {"lock", "reply", "rounds", "turn"}
 
 
 def test_without_room_for_a_reply_the_last_one_stays(
@@ -147,20 +153,18 @@ def test_without_room_for_a_reply_the_last_one_stays(
 
 
 def test_a_site_that_cannot_write_its_record_refuses(tmp_path: Path, state: GlobalState) -> None:
-    """What the update check and the masking depend on is kept, or the request is refused and the record unchanged."""
+    """What the update check depends on is kept, or the request is refused and the record unchanged."""
     cache = ReplyCache(tmp_path, NONCE)
-    cache.require_masking(masked=True)
+    use(cache)
     text = "this site cannot write its record of the run: File too large: check its disk"
     with files_of_at_most(8):
         with pytest.raises(FederationError, match=text):
             cache.keep(state, 0.5, {"reason": ""})
-        with pytest.raises(FederationError, match=text), cache.turn(1, 1):
+        with pytest.raises(FederationError, match=text), cache.turn(2, 1):
             pass
-        cache.require_masking(masked=True)  # which it knows
-    assert files(folder_of(tmp_path)) == {"lock", "rounds"}
+        use(cache)  # which it knows
+    assert files(folder_of(tmp_path)) == {"lock", "rounds", "turn"}
     assert cache.evaluation(state) is None
-    with pytest.raises(FederationError, match="masked from its first request to its last"):
-        cache.require_masking(masked=False)
 
 
 def test_a_process_that_is_killed_while_it_writes_leaves_nothing(tmp_path: Path) -> None:
@@ -305,7 +309,7 @@ def test_the_newest_runs_are_kept(tmp_path: Path) -> None:
         ReplyCache(tmp_path, name).keep_reply(name, reply_of())
         newest = max((tmp_path / "runs").iterdir(), key=lambda run: run.stat().st_mtime_ns)
         os.utime(newest, (age, age))
-    ReplyCache(tmp_path, names[0]).require_masking(masked=True)  # used again
+    use(ReplyCache(tmp_path, names[0]))  # again
     ReplyCache(tmp_path, names[-1]).keep_reply(names[-1], reply_of())
     assert len(files(tmp_path / "runs")) == MAX_RUNS
     for name in (names[0], *names[2:]):
@@ -316,11 +320,11 @@ def test_the_newest_runs_are_kept(tmp_path: Path) -> None:
 def test_a_new_run_is_kept_whatever_the_clock_says(tmp_path: Path) -> None:
     """Runs from a time when the clock was ahead look newer than it, and are deleted first all the same."""
     for number in range(MAX_RUNS):
-        ReplyCache(tmp_path, str(number)).require_masking(masked=True)
+        use(ReplyCache(tmp_path, str(number)))
     for run in (tmp_path / "runs").iterdir():
         os.utime(run, (2**33, 2**33))
     cache = ReplyCache(tmp_path, "now")
-    cache.require_masking(masked=True)
+    use(cache)
     cache.keep_reply("a request", reply_of())
     assert packed(ReplyCache(tmp_path, "now").kept_reply("a request")) == packed(reply_of())
     assert len(files(tmp_path / "runs")) == MAX_RUNS
@@ -332,7 +336,7 @@ def test_only_folders_of_runs_are_deleted(tmp_path: Path) -> None:
         (tmp_path / "runs" / name).mkdir(parents=True)
         os.utime(tmp_path / "runs" / name, (0, 0))
     for number in range(MAX_RUNS + 3):
-        ReplyCache(tmp_path, str(number)).require_masking(masked=True)
+        use(ReplyCache(tmp_path, str(number)))
     left = {path.name for path in (tmp_path / "runs").iterdir()}
     assert left > {"backup", "0" * 31, "g" * 32, "A" * 32}
     assert len(left) == MAX_RUNS + 4
@@ -343,23 +347,13 @@ def test_a_nonce_names_no_path(tmp_path: Path, nonce: str) -> None:
     """Whatever the run's nonce is, the site writes in one private folder of its own."""
     work = tmp_path / "a" / "b" / "work"
     cache = ReplyCache(work, nonce.format(tmp_path / "c"))
-    cache.require_masking(masked=True)
+    use(cache)
     cache.keep_reply("a request", reply_of())
     made = {path for path in tmp_path.rglob("*") if path.is_file()}
-    assert made == {folder_of(work) / name for name in ("lock", "reply", "rounds")}
+    assert made == {folder_of(work) / name for name in ("lock", "reply", "rounds", "turn")}
     assert len(folder_of(work).name) == 32
     assert stat.S_IMODE(folder_of(work).stat().st_mode) == 0o700
     assert {stat.S_IMODE((folder_of(work) / name).stat().st_mode) for name in ("reply", "rounds")} == {0o600}
-
-
-def test_a_run_s_masking_holds_in_every_process(tmp_path: Path) -> None:
-    """A run stays masked or in clear, as it started; another run may differ."""
-    for masked in (True, False):
-        name = f"{masked}"
-        ReplyCache(tmp_path, name).require_masking(masked=masked)
-        ReplyCache(tmp_path, name).require_masking(masked=masked)
-        with pytest.raises(FederationError, match="a run is masked from its first request to its last, or not at all"):
-            ReplyCache(tmp_path, name).require_masking(masked=not masked)
 
 
 def test_an_evaluation_is_of_one_state(tmp_path: Path, state: GlobalState, domain: KeyDomain) -> None:
