@@ -6,8 +6,8 @@ what makes the sum that of the real update and of zeros, so each measured round 
 revision follows: the site masks what it has stored anew, and the coordinator adds vectors of the remaining sites.
 Network, disk and signatures are left out, and so is what a step of the model costs (`bench step`).
 
-Beside it, in turns: CKKS, and SecAgg+ of Flower (`other_aggregation`). Each size is measured in a process of its own,
-so that its peak memory is its own.
+Beside it, in turns and in seconds of the processor: CKKS, and SecAgg+ of Flower (`other_aggregation`). Each size is
+measured in a process of its own, so that its peak memory is its own.
 """
 
 import json
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.util import find_spec
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ BESIDE_VALUES, BESIDE_SITES = 10**6, 10
 MAX_REPETITIONS, REPEATED_VALUES = 5, 10**8
 EXAMPLES = 1000  # of a site
 CONTEXT = b"a round of the benchmark"
+_AWAY = "one site away"
 
 Values = NDArray[np.float32 | np.float64]
 
@@ -69,16 +70,17 @@ def mask(values: int | None = None) -> dict[str, Any]:
 
 @dataclass
 class Clock:
-    """Seconds by the name of the step that took them."""
+    """Seconds by the name of the step that took them, on the wall or of the processor."""
 
+    now: Callable[[], float] = perf_counter
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def of(self, step: str) -> Iterator[None]:
         """Add the seconds of what is inside to a step."""
-        started = perf_counter()
+        started = self.now()
         yield
-        self.seconds[step] = self.seconds.get(step, 0.0) + perf_counter() - started
+        self.seconds[step] = self.seconds.get(step, 0.0) + self.now() - started
 
 
 SITE_STEPS = ("mask", "release", "step")  # P1 to P3 of a round
@@ -97,9 +99,9 @@ class MaskedRound:
         self._public = [other.public_key().public_bytes_raw() for other in others]
         self._seeds = [os.urandom(32) for _ in range(sites)]
 
-    def measured(self) -> dict[str, float]:
+    def measured(self, now: Callable[[], float] = perf_counter) -> dict[str, float]:
         """Return the seconds of each step; a sum that is not that of the updates raises `MaskError`."""
-        clock = Clock()
+        clock = Clock(now)
         with clock.of("mask"):
             self.ring.encode(self.values, EXAMPLES, self.encoded)
             own = self._masked()
@@ -194,8 +196,8 @@ def _medians(of: MaskedRound) -> dict[str, float]:
 
 def _beside(length: int, sites: int) -> list[dict[str, Any]]:
     """Time rounds of ours, of CKKS and of SecAgg+ in turns; the first turn does not count."""
-    ours, values = MaskedRound(32, length, sites), _values(length)
-    tasks: dict[str, Callable[[], Costs]] = {"ours": lambda: _costs(ours)}
+    whole, revised, values = MaskedRound(32, length, sites), MaskedRound(32, length, sites - 1), _values(length)
+    tasks: dict[str, Callable[[], Costs]] = {"ours": lambda: _costs(whole), _AWAY: lambda: _costs(whole, revised)}
     if find_spec("tenseal") is not None:
         tasks |= {
             f"CKKS, degree {degree}, primes of {'-'.join(map(str, primes))} bits": ckks_round(
@@ -206,34 +208,44 @@ def _beside(length: int, sites: int) -> list[dict[str, Any]]:
     for shares in SHARES:
         name = f"SecAgg+, {shares or 'all'} shares"
         tasks[name] = secagg_round(shares or sites, values, sites, away=0)
-        tasks[f"{name}, one site away"] = secagg_round(shares or sites, values, sites, away=1)
+        tasks[f"{name}, {_AWAY}"] = secagg_round(shares or sites, values, sites, away=1)
     turns = [{name: task() for name, task in tasks.items()} for _ in range(4)][1:]
     medians = {name: Costs.median([turn[name] for turn in turns]) for name in tasks}
-    own = medians.pop("ours")
+    ours, away = medians.pop("ours"), medians.pop(_AWAY)
     return [
-        {
-            "case": f"{length:,} values, {sites} sites, beside {name}",
-            "their_site_seconds": theirs.site,
-            "their_coordinator_seconds": theirs.coordinator,
-            "their_site_sends_mb": theirs.sent / 1e6,
-            "site_seconds": own.site,
-            "coordinator_seconds": own.coordinator,
-            "site_ratio": theirs.site / own.site,
-            "coordinator_ratio": theirs.coordinator / own.coordinator,
-            "round_ratio": (theirs.site + theirs.coordinator) / (own.site + own.coordinator),
-            "all_sites_ratio": theirs.of_all(sites) / own.of_all(sites),
-            "bytes_ratio": theirs.sent / own.sent,
-            "largest_error": theirs.error,
-            "load": os.getloadavg()[0],
-        }
+        _compared(f"{length:,} values, {sites} sites, beside {name}", theirs, away if _AWAY in name else ours, sites)
         for name, theirs in medians.items()
     ]
 
 
-def _costs(of: MaskedRound) -> Costs:
-    seconds = of.measured()
-    site, coordinator = (sum(seconds[step] for step in steps) for steps in (SITE_STEPS, COORDINATOR_STEPS))
-    return Costs(site, coordinator, of.encoded.nbytes, 2.0**-of.ring.fraction / EXAMPLES)
+def _compared(case: str, theirs: Costs, ours: Costs, sites: int) -> dict[str, Any]:
+    return {
+        "case": case,
+        "their_site_processor_seconds": theirs.site,
+        "their_coordinator_processor_seconds": theirs.coordinator,
+        "their_site_sends_mb": theirs.sent / 1e6,
+        "site_processor_seconds": ours.site,
+        "coordinator_processor_seconds": ours.coordinator,
+        "site_sends_mb": ours.sent / 1e6,
+        "site_ratio": theirs.site / ours.site,
+        "coordinator_ratio": theirs.coordinator / ours.coordinator,
+        "round_ratio": (theirs.site + theirs.coordinator) / (ours.site + ours.coordinator),
+        "all_sites_ratio": theirs.of_all(sites) / ours.of_all(sites),
+        "bytes_ratio": theirs.sent / ours.sent,
+        "largest_error": theirs.error,
+        "load": os.getloadavg()[0],
+    }
+
+
+def _costs(whole: MaskedRound, revised: MaskedRound | None = None) -> Costs:
+    """Return what a round costs, and with `revised` one whose first masking and adding was for nothing."""
+    seconds, sent = whole.measured(process_time), whole.encoded.nbytes
+    lost = {step: seconds[step] for step in ("mask", "add")} if revised else {}
+    last = revised.measured(process_time) if revised else seconds
+    site, coordinator = (
+        sum(of.get(step, 0.0) for of in (lost, last) for step in steps) for steps in (SITE_STEPS, COORDINATOR_STEPS)
+    )
+    return Costs(site, coordinator, 2 * sent if revised else sent, 2.0**-whole.ring.fraction / EXAMPLES)
 
 
 def _values(length: int, bits: int = 32) -> Values:

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import process_time
 from typing import Any, Self
 
 import numpy as np
@@ -31,9 +31,9 @@ Values = NDArray[np.float32 | np.float64]
 
 @dataclass(frozen=True)
 class Costs:
-    """What one round costs a site and the coordinator."""
+    """What one round costs a site and the coordinator, in seconds of the processor: other load changes them little."""
 
-    site: float  # seconds
+    site: float
     coordinator: float
     sent: int  # bytes, by a site
     error: float  # largest of the mean's values
@@ -59,18 +59,18 @@ def ckks_round(degree: int, primes: Sequence[int], values: Values, sites: int) -
     pieces = [values[start : start + slots] for start in range(0, len(values), slots)]
 
     def once() -> Costs:
-        started = perf_counter()
+        started = process_time()
         sent = [tenseal.ckks_vector(context, piece).serialize() for piece in pieces]
-        encrypted = perf_counter()
+        encrypted = process_time()
         sums = [tenseal.ckks_vector_from(context, content) for content in sent]
         for _ in range(sites - 1):
             for total, content in zip(sums, sent, strict=True):
                 total.add_(tenseal.ckks_vector_from(context, content))
         received = [total.serialize() for total in sums]
-        added = perf_counter()
+        added = process_time()
         opened = [tenseal.ckks_vector_from(context, content).decrypt() for content in received]
         mean = np.concatenate(opened) / sites
-        ended = perf_counter()
+        ended = process_time()
         site = (encrypted - started) + (ended - added)
         return Costs(site, added - encrypted, sum(map(len, sent)), _error(mean, values))
 
@@ -88,9 +88,9 @@ def secagg_round(shares: int, values: Values, sites: int, *, away: int) -> Calla
     def once() -> Costs:
         clients = [_SecAggSite(values, number, away=number <= away) for number in range(1, sites + 1)]
         grid, context = _coordinator(clients, values)
-        started = perf_counter()
+        started = process_time()
         SecAggPlusWorkflow(shares, 2, max_weight=float(EXAMPLES))(grid, context)
-        total = perf_counter() - started
+        total = process_time() - started
         staying = [client.seconds for client in clients[away:]]
         coordinator = total - sum(client.answering for client in clients)
         mean = context.state.array_records["parameters"].to_numpy_ndarrays()[0]
@@ -117,10 +117,10 @@ class _SecAggSite:
 
     def answer(self, request: Message) -> RecordDict | None:
         """Return the content of the modifier's reply, as the grid asks for it."""
-        started = perf_counter()
+        started = process_time()
         request.content = deepcopy(request.content)  # the modifier changes it, and the wire would have copied it
         reply = self._modified(request)
-        self.answering += perf_counter() - started
+        self.answering += process_time() - started
         return reply
 
     def _modified(self, request: Message) -> RecordDict | None:
@@ -130,9 +130,9 @@ class _SecAggSite:
         stage = request.content.config_records[RECORD_KEY_CONFIGS][Key.STAGE]
         if self.away and stage == Stage.COLLECT_MASKED_VECTORS:
             return None
-        started = perf_counter()
+        started = process_time()
         reply: RecordDict = secaggplus_mod(request, self.context, self._trained).content
-        self.seconds += perf_counter() - started
+        self.seconds += process_time() - started
         vectors: Any = reply.config_records[RECORD_KEY_CONFIGS].get(Key.MASKED_PARAMETERS, [])
         self.sent += sum(map(len, vectors))
         return reply
