@@ -19,7 +19,7 @@ from fedpp.cipher.components import Algebra
 from fedpp.errors import FederationError, ModelError
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
-from fedpp.protocol.run_contract import NO_HASH, RunContract
+from fedpp.protocol.run_contract import NO_HASH, RunContract, capped_weights
 from fedpp.values import canonical, is_hex
 
 DUE: tuple[Due, ...] = get_args(Due)
@@ -148,9 +148,19 @@ def site_bound(contract: RunContract, sequences: int) -> float:
     return step_bounds.bound(contract.max_step, training.hyperparameters.learning_rate, steps)
 
 
+def member_bound(contract: RunContract, site: str) -> float:
+    """Return the step bound of a member's update.
+
+    Sizes are what members say: one counts up to 2/n of all, as a weight does, so that none makes its bound as large as
+    it likes.
+    """
+    sizes = capped_weights([member.sequences[0] for member in contract.cohort])
+    return site_bound(contract, sizes[contract.names.index(site)])
+
+
 def mean_bound(contract: RunContract) -> float:
-    """Return the bound of the mean update: the mean of the sites' bounds by their weights, as RMS is a norm."""
-    weighted = sum(member.weight * site_bound(contract, member.sequences[0]) for member in contract.cohort)
+    """Return the bound of the mean update: the mean of the members' bounds by their weights, as RMS is a norm."""
+    weighted = sum(member.weight * member_bound(contract, member.site) for member in contract.cohort)
     return weighted / contract.total_weight
 
 

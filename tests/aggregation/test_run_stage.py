@@ -13,14 +13,14 @@ from run_specs import RUN_SPEC, varied
 from fedpp.aggregation import global_state, run_stage
 from fedpp.aggregation.global_state import GlobalState
 from fedpp.aggregation.run_schedule import RunSchedule
-from fedpp.aggregation.run_stage import RunStage, advanced, mean_bound, site_bound
+from fedpp.aggregation.run_stage import RunStage, advanced, mean_bound, member_bound, site_bound
 from fedpp.aggregation.server_step import step
 from fedpp.aggregation.step_bounds import scaled
 from fedpp.errors import FedppError, ModelError
 from fedpp.learning.metrics import count
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import FindingCounts
-from fedpp.protocol.run_contract import NO_HASH, RunContract
+from fedpp.protocol.run_contract import NO_HASH, RunContract, capped_weights
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
 N = 2
@@ -250,14 +250,26 @@ def test_bounds_are_those_of_the_sites_steps():
     assert mean_bound(contract) == pytest.approx(expected)
 
 
+def test_no_member_makes_its_bound_as_large_as_it_likes():
+    """Of three members one counts at most twice what the others do together, whatever size it states."""
+    honest, stated = contract_of(), contract_of()
+    sizes = [3, 4, 10**6]
+    cohort = tuple(
+        replace(member, sequences=(size, *member.sequences[1:]), weight=weight)
+        for member, size, weight in zip(stated.cohort, sizes, capped_weights(sizes), strict=True)
+    )
+    spec = stated.spec.changed(examples=sum(member.weight for member in cohort))
+    liar = stated.changed(cohort=cohort, spec=spec)
+    assert [member_bound(liar, site) for site in liar.names] == [site_bound(honest, size) for size in (3, 4, 14)]
+    assert mean_bound(liar) < site_bound(honest, 14)
+
+
 def test_the_mean_of_clipped_updates_is_within_its_bound():
     """What honest sites send within their own bounds is never scaled as an aggregate."""
     contract, algebra = contract_of(), algebra_of(N)
     direction, total = rows_of(5), dict.fromkeys(rows_of(5), 0.0)
     for member in contract.cohort:  # all in one direction, the longest sum there is
-        rows, names = scaled(
-            {k: v * 1e3 for k, v in direction.items()}, algebra, site_bound(contract, member.sequences[0])
-        )
+        rows, names = scaled({k: v * 1e3 for k, v in direction.items()}, algebra, member_bound(contract, member.site))
         assert names
         total = {name: total[name] + member.weight / contract.total_weight * rows[name] for name in rows}
     _, names = scaled(total, algebra, mean_bound(contract))

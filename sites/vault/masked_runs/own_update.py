@@ -15,7 +15,7 @@ from fedpp.aggregation import round_vector
 from fedpp.aggregation.global_state import Vector, in_order, unflat
 from fedpp.aggregation.ring import EncodedUpdate
 from fedpp.aggregation.round_context import ring_of
-from fedpp.aggregation.run_stage import RunStage, site_bound
+from fedpp.aggregation.run_stage import RunStage, member_bound
 from fedpp.aggregation.step_bounds import clipped
 from fedpp.errors import FedppError
 from fedpp.protocol.counts import Counts
@@ -140,7 +140,7 @@ def keep(of: RunSite, accepted: AcceptedContract, stage: RunStage, question: Que
 def _clipped(of: RunSite, accepted: AcceptedContract, stage: RunStage, update: Vector) -> Vector:
     contract = accepted.contract
     network, n = contract.spec.network, stage.state.n
-    largest = site_bound(contract, accepted.own.sequences[0])
+    largest = member_bound(contract, accepted.own.site)
     rows, names = clipped(unflat(update, network, n), of.algebra, largest, contract.spec.bounds.max_update_value)
     if names:
         noted(f"{accepted.digest[:16]}: the update of {', '.join(names)} was scaled to its bound")
