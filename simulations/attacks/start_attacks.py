@@ -7,27 +7,32 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpp.aggregation import run_stage
 from fedpp.aggregation.run_schedule import RunSchedule
-from fedpp.aggregation.run_stage import RunStage
+from fedpp.aggregation.run_stage import RunStage, site_bound
 from fedpp.key_material import subkey
 from fedpp.learning.initial_weights import encrypted_initial_weights
 from fedpp.protocol import run_statements, state_certificate, statement_chains
 from fedpp.protocol.run_contract import RunContract
 from fedpp.protocol.run_statements import SignedStatement
 from fedpp.values import canonical
-from sites.vault.masked_runs import run_admission
+from sites.vault.masked_runs import own_update, run_admission
 from sites.vault.masked_runs.run_stages import RunStages
 from sites.vault.masked_runs.sealed_stage import SealedStage
 
 from .attack import CHANCE, Attack, granted, known, replaced, share
 from .scene.colluding_member import Colluder
-from .scene.laboratory import DOMAIN, NETWORK, Hospital, Laboratory, encrypted
+from .scene.laboratory import DOMAIN, NETWORK, SEQUENCES, Hospital, Laboratory, encrypted
 from .scene.relaying_coordinator import Coordinator, contract_of
 
 KERNEL = "dense/kernel"
 COINS = 256  # that the member tries
 STARTS = 5  # a day, which a policy allows by default
 TRIES = 9  # of starting a run
+INVENTED = 50  # times the sequences of another member
+LARGE = 2000.0  # times the update of an honest trainer
+VALUES = 1024.0  # of an update at most, as the contract says
+LARGEST_STEP = 3.0  # of three sites, where one counts as two thirds of all, in steps of an honest one
 
 
 def chosen_coin(laboratory: Laboratory) -> float:
@@ -81,6 +86,27 @@ def trojan_state(laboratory: Laboratory) -> float:
     return max(known(run.stage(of).state.rows[KERNEL], trojan) for of in honest)
 
 
+def oversized_member(laboratory: Laboratory) -> float:
+    """A member invents many sequences, so that its update may be many steps of the others."""
+    honest = laboratory.hospitals(2)
+    liar = laboratory.hospital("Zenith", times=INVENTED)
+    run = Coordinator(cohort := [*honest, liar], contract_of(cohort, max_update_value=VALUES)).begin()
+    before = run.stage(honest[0]).state.rows[KERNEL]
+    liar.scale = LARGE
+    run.round(1)
+    moved = (run.stage(honest[0]).state.rows[KERNEL] - before) @ DOMAIN.matrix()[:, 0]
+    return float(np.sqrt(np.mean(moved**2)) / site_bound(run.contract, SEQUENCES["train"]))
+
+
+def stated_sizes() -> AbstractContextManager[None]:
+    """Let a member's bound follow from the size that it states."""
+
+    def stated(contract: RunContract, site: str) -> float:
+        return site_bound(contract, contract.member(site).sequences[0])
+
+    return replaced(*((of, "member_bound", stated) for of in (run_stage, own_update)))
+
+
 def one_signature() -> AbstractContextManager[None]:
     """Let one member certify a state."""
     return replaced((state_certificate, "needed", lambda *_: 1))
@@ -128,6 +154,7 @@ def _trojan(laboratory: Laboratory, before: RunStage) -> tuple[NDArray[np.float6
 START_ATTACKS = {
     "grinding-coin": Attack("G3", chosen_coin, uncommitted, CHANCE),
     "grinding-starts": Attack("G3", repeated_starts, unlimited, STARTS, TRIES),
+    "oversized-member": Attack("G3", oversized_member, stated_sizes, LARGEST_STEP, 2 * LARGEST_STEP),
     "trojan-state": Attack("G5", trojan_state, one_signature, CHANCE),
     "earlier-state": Attack("G5", earlier_state, going_back),
 }

@@ -61,6 +61,7 @@ class Hospital:
     address: str
     limits: RunLimits = RunLimits()
     idle_seconds: float = IDLE_SECONDS  # longest wait of the vault for a caller
+    scale: float = 1.0  # of its updates: an honest trainer's are of 1
     vault: VaultClient = field(init=False)
     journal: RunJournal = field(init=False)
     _running: ExitStack = field(init=False, default_factory=ExitStack)
@@ -143,7 +144,7 @@ class Hospital:
 
     def update(self, stage: RunStage) -> NDArray[np.float64]:
         """Return what training from a stage's weights adds to them, as one vector of rows."""
-        slots = self._drawn(stage, "update").normal(scale=0.01, size=(NETWORK.parameters(), DOMAIN.n))
+        slots = self._drawn(stage, "update").normal(scale=0.01 * self.scale, size=(NETWORK.parameters(), DOMAIN.n))
         rows: NDArray[np.float64] = (slots @ np.linalg.inv(DOMAIN.matrix())).reshape(-1)
         return rows
 
