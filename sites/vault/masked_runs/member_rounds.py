@@ -307,7 +307,7 @@ class MemberRound:
         """Return the next stage."""
         contract = self.accepted.contract
         network, weights = contract.spec.network, tuple(member.weight for member in contract.cohort)
-        chosen = self.stages.chosen(self.accepted, self.stage)
+        chosen = self.stages.chosen(self.accepted, self.stage) if self.stage.due == "validation" else None
         try:
             mean, counts = round_vector.opened(self.stage.due, network, self.stage.state.n, opened, weights, self.ring)
             return advanced(

@@ -54,21 +54,16 @@ class RunStages:
 
         Of earlier stages the base is kept, for a coordinator that asks again, and the chosen one, which may be given.
         """
-        journal, digest = self._of.journal, stage.digest(self._of.digest_key)
-        files = [(each, journal.keep(each.to_bytes())) for each in (stage, chosen) if each is not None]
-        kept = {stage.chosen, stage.number - 1} - {each.number for each, _ in files}
+        journal, key = self._of.journal, self._of.digest_key
+        new = {each.number: each for each in (chosen, stage) if each is not None}
+        rows = {number: (each.digest(key), journal.keep(each.to_bytes())) for number, each in new.items()}
+        kept = {stage.chosen, stage.number - 1} - rows.keys()
         with accepted.writing():
             for (number,) in journal.rows("stages", "round", contract=accepted.digest):
                 if number not in kept:
                     journal.delete("stages", contract=accepted.digest, round=number)
-            for each, name in files:
-                journal.insert(
-                    "stages",
-                    contract=accepted.digest,
-                    round=each.number,
-                    digest=each.digest(self._of.digest_key),
-                    file=name,
-                )
-            yield digest
-        self._newest = {accepted.digest: (digest, stage)}
+            for number, (digest, file) in rows.items():
+                journal.insert("stages", contract=accepted.digest, round=number, digest=digest, file=file)
+            yield rows[stage.number][0]
+        self._newest = {accepted.digest: (rows[stage.number][0], stage)}
         journal.remove_unnamed()
