@@ -15,7 +15,7 @@ from conftest import TINY
 from coordinator_runs import CARD, LocalGrid, Site, answered, config, describe, identity_of, model_of, refusal
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from members import proof, run_of
+from members import TOLD, proof, run_of
 
 from coordinator.server.admission import Admission, Admissions
 from coordinator.server.app import federate
@@ -382,8 +382,12 @@ class BadSite(Site):
             "a runs app bundle eeeeeeeeeeeeeeee, the run is of e3b0c44298fc1c14: run the same code everywhere",
         ),
         (self_certified, "the certificate of a was not made by domain"),
+        (
+            lambda name, nonce: proof(identity_of(name), CARD, nonce, coordinator=replace(TOLD, name="second.example")),
+            "a knows the coordinator as second.example of authority cacacacacacacaca, and this run is of hub.exam",
+        ),
     ],
-    ids=["none", "another site's name", "replayed", "other code", "self-certified"],
+    ids=["none", "another site's name", "replayed", "other code", "self-certified", "for another coordinator"],
 )
 def test_a_site_without_membership_is_refused_by_name(
     proves: Callable[[str, str], Proof] | None, reason: str, tmp_path: Path
