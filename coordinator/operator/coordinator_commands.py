@@ -117,6 +117,13 @@ def add_run_arguments(to: argparse.ArgumentParser) -> None:
         help="setting of the run; may be repeated",
     )
     to.add_argument("--resume", action="store_true", help="resume the run in --out, if one was started there")
+    to.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="SITE",
+        help="site that a resumed masked run leaves out, if the policies of the others allow it; may be repeated",
+    )
     add_json(to)
 
 
@@ -130,6 +137,7 @@ def run(
     model: str | None,
     settings: list[str],
     resume: bool,
+    without: list[str],
     as_json: bool,
 ) -> int:
     """Run one federation on this checkout's code, wait for it, and print the final test metrics."""
@@ -140,7 +148,7 @@ def run(
     given = settings_of_file(config) if config else {}
     named = {"domain": domain, "sites": sites, "out": out, "model": model}
     given |= {name: value for name, value in named.items() if value is not None}
-    return run_federation(State(state.resolve()), given, settings, resume=resume, as_json=as_json)
+    return run_federation(State(state.resolve()), given, settings, resume=resume, without=without, as_json=as_json)
 
 
 def add_status_arguments(to: argparse.ArgumentParser) -> None:

@@ -35,13 +35,24 @@ WATCH_SECONDS, NODES_SECONDS = 1.0, 15.0
 Settings = dict[str, str | int | float]
 
 
-def run(state: State, given: Mapping[str, Any], texts: Sequence[str], *, resume: bool, as_json: bool) -> int:
+def run(
+    state: State,
+    given: Mapping[str, Any],
+    texts: Sequence[str],
+    *,
+    resume: bool,
+    without: Sequence[str] = (),
+    as_json: bool,
+) -> int:
     """Run one federation on this checkout's code, wait for it, and print the final test metrics.
 
-    `given` are the settings of a file and of the command line, `texts` further ones as name=value.
+    `given` are the settings of a file and of the command line, `texts` further ones as name=value; a resumed masked run
+    continues `without` these sites.
     """
     from coordinator.server.run_state import RunState  # imports NumPy and Flower, for which --help must not wait
 
+    if without and not resume:
+        raise ConfigError(f"--without {without[0]} is for a run that is resumed: add --resume")
     out = Path(given.get("out") or _missing("--out FOLDER")).resolve()
     folder = RunState(out)
     if resume and (out / RECORD).exists():
@@ -50,6 +61,8 @@ def run(state: State, given: Mapping[str, Any], texts: Sequence[str], *, resume:
         settings = _resumed(folder, texts, given)
     else:
         settings = _started(folder, texts, given)
+    if without:
+        _leave_out(folder, without)
     if not folder.is_held():
         folder.clear()
     replace(state.last, str(out).encode())
@@ -66,6 +79,22 @@ def run(state: State, given: Mapping[str, Any], texts: Sequence[str], *, resume:
             raise FederationError(f"the run was stopped; resume it with `{_resuming(state, out)}`")
         raise FederationError(f"the run failed: {ended.reason}")
     return _show(out, as_json=as_json)
+
+
+def _leave_out(folder: "RunState", sites: Sequence[str]) -> None:
+    """Record which sites a masked run leaves out; raise `ConfigError` unless it is one that can be resumed."""
+    from coordinator.server.masked.statement_store import CohortFile
+
+    cohort = CohortFile(folder).load() if folder.was_started() else None
+    unknown = sorted(set(sites) - set(cohort.contract.names if cohort else ()))
+    if cohort is None or unknown:
+        known = f"its sites are {', '.join(cohort.contract.names)}" if cohort else "there is no masked run to resume"
+        raise ConfigError(
+            f"--without names sites of the masked run that --resume continues, got {unknown[0]!r}: {known}"
+        )
+    if folder.is_held():
+        raise ConfigError(f"--without changes a run that is not in progress: stop the run in {folder.out} first")
+    folder.leave_out(sites)
 
 
 def _resuming(state: State, out: Path) -> str:

@@ -7,6 +7,7 @@
     run/app            sources of the submitted bundle, as they were at the start
     run/nonce          the run's nonce
     run/expires        the end of the run's contract, where it was fixed before the start
+    run/without        sites that a masked run leaves out when it is resumed
     run/journal        round and attempt in progress, with the sites of its run specification; written before a request
     run/aggregate      result of an attempt's aggregation and whose updates it is of; written before a site is sent it
     run/checkpoint     last accepted round: its state, the records of all rounds, the strategy state
@@ -21,7 +22,7 @@ import errno
 import fcntl
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,6 +185,19 @@ class RunState:
         files.make_folder(self.folder, 0o700)
         self.write(self.folder / "nonce", {"nonce": nonce})
         self.write(self.folder / "expires", {"expires": expires})
+
+    def left_out(self) -> list[str]:
+        """Return the sites that a resumed masked run leaves out, by the operator's decision."""
+        path = self.folder / "without"
+        return list(self.read(path)[0]["sites"]) if path.exists() else []
+
+    def leave_out(self, sites: Sequence[str]) -> None:
+        """Record which sites the run leaves out when it is resumed; none, once it has a contract without them."""
+        path = self.folder / "without"
+        if sites:
+            self.write(path, {"sites": list(sites)})
+        else:
+            path.unlink(missing_ok=True)
 
     def journal(self) -> JournalEntry | None:
         """Return the attempt that was started last, or None."""

@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 
 from coordinator.server.admission import Admission, Admissions
 from coordinator.server.progress import ProgressFile
-from coordinator.server.run_state import RunState, patiently
+from coordinator.server.run_state import RunState, StoppedError, patiently
 from fedpp.cipher.domain_card import DomainCard
 from fedpp.config.run_config import RunConfig
 from fedpp.errors import FederationError
@@ -25,6 +25,7 @@ from fedpp.protocol.run_record import SEALED, FederationRecord, RoundRecord
 from .cohort_requests import CohortRequests
 from .masked_run import MaskedRun
 from .run_course import RunCourse
+from .run_revision import EarlierRounds, without
 from .statement_store import Cohort, CohortFile, StatementStore
 
 
@@ -41,16 +42,50 @@ def federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progress
         cohort = _cohort(config, admissions.wait(config), run, expires)
         _explain(cohort.contract, folder)
         patiently(partial(CohortFile(folder).write, cohort), config.wait_seconds, folder)
-    else:  # its sites may be busy with the round
+    else:
+        cohort = _revised(cohort, folder, config)
+        # Its sites may be busy with the round.
         admissions.wait(config, set(cohort.contract.names), config.round_seconds)
-    store = StatementStore(folder, cohort, config.wait_seconds)
+    store, earlier = (
+        StatementStore(folder, cohort, config.wait_seconds),
+        EarlierRounds.of(folder, cohort, config.wait_seconds),
+    )
     requests = CohortRequests(grid, config, admissions, folder, progress, store, cohort)
-    masked_run = MaskedRun(cohort, store, requests, folder, progress, n=card.n)
-    course, reports = masked_run.carry_out(), masked_run.reports()
+    masked_run = MaskedRun(cohort, store, requests, folder, progress, n=card.n, earlier=earlier)
+    try:
+        course, reports = masked_run.carry_out(), masked_run.reports()
+    except FederationError as error:
+        _require_revision(cohort, store, folder, error)
+        raise
     model = CertifiedModel(cohort.contract, cohort.certificates, course.certificate, _sealed(requests, course))
     content = model.to_bytes()
     patiently(lambda: replace(folder.out / SEALED, content), config.wait_seconds, folder)
-    return _record(config, card, run, cohort, store, course, reports, admissions.admitted.refused)
+    seconds = {**(earlier.seconds if earlier else {}), **store.seconds}
+    return _record(config, card, run, cohort, seconds, course, reports, admissions.admitted.refused)
+
+
+def _revised(cohort: Cohort, folder: RunState, config: RunConfig) -> Cohort:
+    """Return the cohort without the sites that the operator left out of the resumed run."""
+    leaving = set(folder.left_out()) & set(cohort.contract.names)
+    if leaving:
+        cohort = without(folder, cohort, leaving, config.wait_seconds)
+        patiently(partial(CohortFile(folder).write, cohort), config.wait_seconds, folder)
+        contract = cohort.contract
+        folder.note(
+            f"revision {contract.revision}: the run continues without {', '.join(sorted(leaving))} from round "
+            f"{contract.start_round}; changes by few sites so far: {contract.changes}"
+        )
+        _explain(contract, folder)
+    folder.leave_out(())
+    return cohort
+
+
+def _require_revision(cohort: Cohort, store: StatementStore, folder: RunState, error: FederationError) -> None:
+    """Return to the contract before a revision that not all its members accepted."""
+    accepted = store.chains.of("accept").keys() >= set(cohort.contract.names)
+    if cohort.parent is not None and not accepted and not isinstance(error, StoppedError):
+        CohortFile(folder).write(cohort.parent)
+        folder.note(f"revision {cohort.contract.revision} was not accepted: a resumed run has all its sites again")
 
 
 def _cohort(config: RunConfig, admission: Admission, run: Run, expires: int) -> Cohort:
@@ -97,7 +132,7 @@ def _record(
     card: DomainCard,
     run: Run,
     cohort: Cohort,
-    store: StatementStore,
+    seconds: Mapping[int, float],
     course: RunCourse,
     reports: Mapping[str, Mapping[str, AnyCounts]],
     refused: Mapping[str, str],
@@ -108,9 +143,9 @@ def _record(
         return {site: counts[figure] for site, counts in reports.items() if figure in counts}
 
     rounds = tuple(
-        RoundRecord(number, names, of_sites(f"{number} validation"), store.seconds.get(number, 0.0), counts=counts)
+        RoundRecord(number, names, of_sites(f"{number} validation"), seconds.get(number, 0.0), counts=counts)
         for number, counts in sorted(course.validation.items())
-        if number > cohort.contract.start_round
+        if number
     )
     return FederationRecord(
         domain=card.fingerprint,
@@ -126,7 +161,7 @@ def _record(
         refused=dict(refused),
         rounds=rounds,
         test=of_sites(f"{course.schedule.chosen} test"),
-        seconds=sum(store.seconds.values()),
+        seconds=sum(seconds.values()),
         settings=config.reported(),
         counts=course.test,
         chosen=course.schedule.chosen,

@@ -31,6 +31,7 @@ from fedpp.protocol.state_certificate import needed
 from .cohort_requests import CohortRequests, NewStatementsError, PhaseRequest, contract_request
 from .round_sum import RoundSum
 from .run_course import RunCourse, course_of
+from .run_revision import EarlierRounds
 from .statement_store import Cohort, StatementStore
 
 PHASES: dict[Due, Phase] = {"train": "training", "validation": "evaluating", "test": "testing"}
@@ -48,8 +49,10 @@ class MaskedRun:
         progress: ProgressFile,
         *,
         n: int,
+        earlier: EarlierRounds | None = None,
     ) -> None:
-        """Take the run where its journal ends; a row has `n` slots."""
+        """Take the run where its journal ends; a row has `n` slots, and a revision has `earlier` rounds."""
+        self._earlier = earlier
         self._cohort, self._contract, self._store, self._requests = cohort, cohort.contract, store, requests
         self._folder, self._progress, self._n = folder, progress, n
         self._ring = ring_of(cohort.contract.spec)
@@ -62,17 +65,20 @@ class MaskedRun:
         while True:
             with suppress(NewStatementsError):
                 self._start()
-                course = course_of(self._store.chains)
+                course = self._course()
                 if course is None:
                     raise FederationError(self._unlike("start", self._contract.start_round))
                 while course.schedule.due != "end":
                     course = self._round(course)
                 return course
 
+    def _course(self) -> RunCourse | None:
+        return course_of(self._store.chains, self._earlier.course if self._earlier else None)
+
     def reports(self) -> Mapping[str, Mapping[str, AnyCounts]]:
         """Gather all members' own figures, by site, state and split (`3 validation`), if they all report theirs."""
         contract, kind = self._contract, FindingCounts if self._contract.spec.task.multi_label else Counts
-        course = course_of(self._store.chains)
+        course = self._course()
         if contract.reporting != "per-site" or course is None:
             return {}
 
@@ -98,7 +104,8 @@ class MaskedRun:
 
         first = contract.start_round
         self._sign("contract", "starting", masked_messages.ACCEPT_RUN, "accept", 0, accept)
-        self._sign("coins", "starting", masked_messages.REVEAL_COIN, "coin", 0, stated)
+        earlier = self._earlier.statements if self._earlier else ()
+        self._sign("coins", "starting", masked_messages.REVEAL_COIN, "coin", 0, stated, earlier=earlier)
         self._sign("first state", "starting", masked_messages.START_RUN, "start", first, stated)
 
     def _round(self, before: RunCourse) -> RunCourse:
@@ -114,7 +121,7 @@ class MaskedRun:
         self._release(number, base, total.hash, aggregate)
         total.require_tags(self._store, aggregate, trained, self._store.chains.all_of("release", number))
         self._step(number, base, masked_messages.summed(total.low, total.carry))
-        after = course_of(self._store.chains)
+        after = self._course()
         if after is None or after.number < number:
             raise FederationError(self._unlike("step", number))
         self._store.complete(number, time.monotonic() - started)
@@ -192,7 +199,7 @@ class MaskedRun:
             return RecordDict({messages.CONFIG: request.to_record(), messages.ARRAYS: arrays})
 
         for enough in (needed(self._contract, number), self._contract.n):
-            course = course_of(self._store.chains)
+            course = self._course()
             if course is None or course.number < number:
                 what = f"round {number}: step"
                 self._sign(what, "stepping", masked_messages.STEP, "step", number, content, base, enough)
@@ -207,8 +214,12 @@ class MaskedRun:
         content: Callable[[Sequence[str]], RecordDict],
         base: str = NO_HASH,
         enough: int = 0,
+        earlier: Sequence[SignedStatement] = (),
     ) -> None:
-        """Gather the members' statements of one purpose; `enough` of them, by default all."""
+        """Gather the members' statements of one purpose; `enough` of them, by default all.
+
+        The request also carries these `earlier` statements, of the contract before.
+        """
         chains = self._store.chains
 
         def take(site: str, reply: RecordDict) -> None:
@@ -220,7 +231,7 @@ class MaskedRun:
                 phase=phase,
                 number=number,
                 kind=kind,
-                statements=self._store.since(number - 1),
+                statements=[*earlier, *self._store.since(number - 1 if base != NO_HASH else 0)],
                 missing=lambda: set(self._contract.names) - chains.of(purpose, number).keys(),
                 content=content,
                 take=take,

@@ -48,14 +48,17 @@ class RunCourse:
         return replace(self, certificate=certificate, schedule=schedule, validation=validation)
 
 
-def course_of(chains: StatementChains) -> RunCourse | None:
-    """Return the course of a run; None before all members have signed the state that it starts from."""
+def course_of(chains: StatementChains, before: RunCourse | None = None, until: int | None = None) -> RunCourse | None:
+    """Return the course of a run, up to a round; None before all members have signed the state that it starts from.
+
+    `before` is the course that a revision continues.
+    """
     contract = chains.contract
     first = _certificate(chains, contract.start_round)
     if first is None:
         return None
-    course = RunCourse(first, RunSchedule(), {})
-    while course.schedule.due != "end":
+    course = RunCourse(first, RunSchedule(), {}) if before is None else replace(before, certificate=first)
+    while course.schedule.due != "end" and course.number != until:
         certificate = _certificate(chains, course.number + 1)
         if certificate is None:
             break

@@ -5,6 +5,7 @@
     run/contract       the contract, and what its members proved at admission; written before a member is sent it
     run/statements     journal, one JSON line each: a statement with the sealed seed that came with it, or the duration
                        of a round; lines are appended, and on the disk before the request that depends on them
+    run/statements-N   journal of the revision N of the run, under a contract of its own
     run/updates/N      masked update of the member N of the cohort, until its round is certified: a proof against a
                        member whose tag is false
     run/evidence       two statements of which a site may sign one
@@ -46,6 +47,7 @@ class Cohort:
     certificates: tuple[Certificate, ...]  # in the order of the names
     sites: tuple[SiteDescription, ...]  # likewise
     datasets: Mapping[str, str]  # site -> fingerprint of the dataset that it signed for
+    parent: "Cohort | None" = None  # of the contract that a revision continues
 
     def by_site(self) -> dict[str, Certificate]:
         """Return the certificates by site."""
@@ -67,23 +69,31 @@ class CohortFile:
         """Return the cohort of the run, or None before it has one; raise `FederationError` if it is damaged."""
         if not self.path.exists():
             return None
-        facts, _ = self.folder.read(self.path)
-        return Cohort(
-            RunContract.from_json(facts["contract"]),
-            tuple(map(Certificate.from_json, facts["certificates"])),
-            tuple(map(SiteDescription.from_mapping, facts["sites"])),
-            facts["datasets"],
-        )
+        return _cohort(self.folder.read(self.path)[0])
 
     def write(self, cohort: Cohort) -> None:
         """Write the cohort, before any member is sent its contract."""
-        facts = {
-            "contract": cohort.contract.to_json(),
-            "certificates": [certificate.to_json() for certificate in cohort.certificates],
-            "sites": [site.to_mapping() for site in cohort.sites],
-            "datasets": dict(cohort.datasets),
-        }
-        self.folder.write(self.path, facts)
+        self.folder.write(self.path, _facts(cohort))
+
+
+def _facts(cohort: Cohort) -> dict[str, Any]:
+    return {
+        "contract": cohort.contract.to_json(),
+        "certificates": [certificate.to_json() for certificate in cohort.certificates],
+        "sites": [site.to_mapping() for site in cohort.sites],
+        "datasets": dict(cohort.datasets),
+        "parent": cohort.parent and _facts(cohort.parent),
+    }
+
+
+def _cohort(facts: Mapping[str, Any]) -> Cohort:
+    return Cohort(
+        RunContract.from_json(facts["contract"]),
+        tuple(map(Certificate.from_json, facts["certificates"])),
+        tuple(map(SiteDescription.from_mapping, facts["sites"])),
+        facts["datasets"],
+        facts["parent"] and _cohort(facts["parent"]),
+    )
 
 
 class StatementStore:
@@ -95,7 +105,8 @@ class StatementStore:
         self._patiently = partial(patiently, seconds=wait_seconds, folder=folder)
         self._seeds: dict[tuple[str, int], str] = {}
         self.seconds: dict[int, float] = {}  # round -> duration
-        self._journal = folder.folder / "statements"
+        revision = cohort.contract.revision
+        self._journal = folder.folder / (f"statements-{revision}" if revision else "statements")
         self._updates = folder.folder / "updates"
         lines = list(_whole_lines(self._journal))
         kept = {signed.digest: signed for signed in map(_signed, lines) if signed}

@@ -205,6 +205,14 @@ def test_a_resumed_run_keeps_its_settings(run: Run, out: Path) -> None:
     assert settings(out)["learning-rate"] == before["learning-rate"]
 
 
+def test_only_a_masked_run_that_is_resumed_leaves_out_a_site(run: Run, out: Path) -> None:
+    """Before it has members, or without --resume, there is nobody to leave out; nothing is changed."""
+    assert "--without West is for a run that is resumed: add --resume" in run(*START, "--without", "West")
+    assert not RunState(out).configuration.exists()
+    run(*START)
+    assert "got 'West': there is no masked run to resume" in run(*RESUME, "--without", "West")
+
+
 def test_resume_starts_a_run_in_a_new_folder(run: Run, out: Path) -> None:
     """So a service that is restarted after any end may always use it."""
     run(*START, "--resume")

@@ -423,3 +423,74 @@ def test_a_member_that_lacks_statements_is_sent_them(cohort: list[Hospital], tmp
     federate(nodes, out, rounds=1)
     assert "round 1: release: South: it lacks earlier statements" in log_of(out)
     assert "paused" not in log_of(out)
+
+
+@pytest.fixture
+def five(tmp_path: Path) -> Iterator[list[Node]]:
+    """Return the nodes of five hospitals, whose policies allow a change of so small a cohort."""
+    with opened(tmp_path, 5) as made:
+        for of in made:
+            of.limits = RunLimits(max_changes=2)
+        yield [Node(of) for of in made]
+
+
+def paused_in_round_2(nodes: list[Node], out: Path) -> MaskedGrid:
+    """Carry out a run until its last site is away in the second round; return the grid of the others."""
+    grid = MaskedGrid(nodes)
+
+    def leaves_in_round_2(content: RecordDict, usual: Usual) -> RecordDict | None:
+        return usual() if masked.RoundRequest.read(content).round == 1 else leaves(grid, 5)
+
+    nodes[4].instead[masked.TRAIN] = leaves_in_round_2
+    with pytest.raises(FederationError, match="still missing is Xenia"):
+        app.federate(grid, config(out, sites=5, wait_seconds=0.1, round_seconds=0.1))
+    return grid
+
+
+def test_a_run_continues_without_a_site(five: list[Node], tmp_path: Path) -> None:
+    """From the last certified state, under a contract of the others, who trained their updates once."""
+    out = tmp_path / "out"
+    grid = paused_in_round_2(five, out)
+    RunState(out).leave_out(["Xenia"])
+    record = app.federate(grid, config(out, sites=5))
+    contract = model_of(out).contract
+    model_of(out).require(CARD.ca_key)
+    assert (contract.revision, contract.start_round, contract.names) == (1, 1, ("East", "North", "South", "West"))
+    assert record.certified == contract.names
+    assert [of.number for of in record.rounds] == [1, 2]
+    assert all(of.seconds for of in record.rounds)
+    assert [of.together.examples for of in record.rounds] == [8, 8]  # of model 1 the new cohort's counts were opened
+    assert "revision 1: the run continues without Xenia from round 1; changes by few sites so far: 1" in log_of(out)
+    assert RunState(out).left_out() == []
+
+
+def test_a_revision_that_a_site_refuses_leaves_the_run_as_it_was(five: list[Node], tmp_path: Path) -> None:
+    """A policy forbids the change: the operator is told, and the run continues with all when the site is back."""
+    out = tmp_path / "out"
+    grid = paused_in_round_2(five, out)
+    five[1].of.limits = RunLimits(max_changes=0)
+    RunState(out).leave_out(["Xenia"])
+    with pytest.raises(FederationError, match="contract: paused .* North"):
+        app.federate(grid, config(out, sites=5, wait_seconds=0.1, round_seconds=0.1))
+    assert "revision 1 was not accepted: a resumed run has all its sites again" in log_of(out)
+    grid.away.clear()
+    five[4].instead.clear()
+    record = app.federate(grid, config(out, sites=5))
+    assert len(record.certified) == 5
+    assert model_of(out).contract.revision == 0
+
+
+def test_a_revision_is_resumed_after_a_crash_at_any_call(five: list[Node], tmp_path: Path) -> None:
+    """Also between its contract and its first round."""
+    out, generator, crashes = tmp_path / "out", random.Random(1), 0
+    paused_in_round_2(five, out)
+    RunState(out).leave_out(["Xenia"])
+    while not (out / RECORD).exists():
+        grid = CrashingGrid(five, generator.randrange(40))
+        grid.away = {5}
+        try:
+            app.federate(grid, config(out, sites=5))
+        except Crashed:
+            crashes += 1
+    assert crashes > 2
+    assert len(model_of(out).certificate.signers) == 4
