@@ -34,7 +34,8 @@ def abandons(setting: Setting, world: World, index: int) -> Iterator[Move]:
         if Fact("start", run) in vault and left not in vault and _is_asked_to_abandon(setting, world, name):
             trains = any(Fact("train", of) in vault for of in setting.questions if setting.questions[of].run == run)
             shown = world.having(left) or (setting.is_helped(name) and not setting.honest)
-            if not trains or shown or "no way back" not in setting.rules:
+            shared = shown and "shared abandonment" in setting.rules
+            if not trains or shared or "no way back" not in setting.rules:
                 yield left, ""
 
 

@@ -8,6 +8,8 @@ from .revision_moves import Move, fork, has_base, is_burned, is_current, is_free
 from .setting import Setting
 from .vault_world import Fact, Vault, World
 
+_SHARED = "shared abandonment"
+
 
 def trains(setting: Setting, world: World, index: int) -> Iterator[Move]:
     """Yield questions for which a vault masks its update (P1)."""
@@ -82,7 +84,7 @@ def forbids_nothing(setting: Setting, world: World, index: int, fact: Fact) -> b
     if fact.purpose == "step":
         return all(of.round != question.round for _, of in of_run)
     before = (name for name, of in of_run if of.round <= question.round)
-    leaves = not question.revises or (setting.is_helped(fact.about) and not setting.honest)
+    leaves = not question.revises or (setting.is_helped(fact.about) and not setting.honest and _SHARED in setting.rules)
     return leaves and all(setting.has(vault, "release", name) for name in before)
 
 
