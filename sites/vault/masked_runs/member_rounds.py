@@ -101,6 +101,7 @@ class MemberRound:
         if signed := self._mine("train"):
             return self._masked(signed), signed.to_json()
         self._require_open()
+        self._require_approved()
         self._require_certified()
         require_free(self.of, self.accepted, self.question, self.at)
         own = own_update.stored(self.of, self.question)
@@ -131,6 +132,7 @@ class MemberRound:
         if signed := self._mine("release"):
             return self._released(signed, aggregate)
         self._require_open()
+        self._require_approved()
         if (mine := self._mine("train")) is None:
             raise VaultError(run_refusals.OTHER_ROUND)
         self._require_certified()
@@ -193,6 +195,10 @@ class MemberRound:
         require_unsucceeded(self.of, self.accepted)
         if self.is_past:
             raise VaultError(run_refusals.OTHER_ROUND)
+
+    def _require_approved(self) -> None:
+        """Raise `PolicyError` once the policy has ended, or no longer lists the dataset or the app bundle."""
+        self.of.policy().require_bundle(self.accepted.contract.bundle)
 
     def _require_certified(self) -> None:
         """Raise an error unless enough members signed the base, exactly as this vault has it."""

@@ -9,6 +9,7 @@ from run_hospitals import NAMES, NOW, Coordinator, Hospital, contract_of
 from fedpp.config.contract_limits import RunLimits
 from fedpp.config.site_policy import EvaluationLimits
 from fedpp.errors import FederationError, FedppError, PolicyError, VaultError
+from fedpp.protocol.membership import NO_BUNDLE
 from fedpp.protocol.run_contract import RunContract
 from sites.vault.masked_runs import run_refusals
 
@@ -189,3 +190,17 @@ def test_figures_of_single_sites_are_signed_only_under_a_contract_that_says_so(c
     reports = [of.vault.report(open_run.digest) for of in cohort]
     assert len(set(reports)) == 3
     assert reports[0] == cohort[0].vault.report(open_run.digest)
+
+
+def test_a_policy_that_changes_stops_a_run_at_once(cohort: list[Hospital]):
+    """A bundle that is withdrawn makes no more updates, and releases none that it made."""
+    run = Coordinator(cohort, contract_of(cohort, rounds=1)).begin()
+    first = cohort[0]
+    first.bundles = ()
+    with pytest.raises(PolicyError, match="has not approved bundle"):
+        first.vault.train(run.digest, 1, run.statements, first.update(1), first.logits(1, "validation"))
+    first.bundles = (NO_BUNDLE,)
+    run.train(1)
+    first.bundles = ()
+    with pytest.raises(PolicyError, match="has not approved bundle"):
+        first.vault.release(run.digest, 1, run.statements, run.sum().hash)
