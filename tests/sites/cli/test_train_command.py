@@ -219,7 +219,9 @@ def test_a_split_without_sequences_is_found_before_training(
     here: Trainer, split: str, more: tuple[str, ...], domain: KeyDomain, plaintext: Plaintext, monkeypatch
 ):
     """An empty split train, or validation with early stopping, is one line, and nothing is written."""
-    monkeypatch.setattr("conftest.SPLIT", tuple("test" if name == split else name for name in SPLIT))
+    # Several modules are called conftest: this one is where `write_dataset` looks.
+    splits = tuple("test" if name == split else name for name in SPLIT)
+    monkeypatch.setitem(write_dataset.__globals__, "SPLIT", splits)
     lacking = replace(here, dataset=write_dataset(here.folder / "lacking", domain, plaintext))
     assert f"has no sequence in split {split}: ingest it with other shares" in lacking.refused("out", *more)
     assert not (here.folder / "out").exists()
