@@ -173,3 +173,15 @@ def test_a_sealed_state_without_its_certificate_is_refused(five: list[Hospital])
     late.vault.load_stage(run.digest, steps, [content])
     run.keep(steps)
     assert len({stage.to_bytes() for stage in run.finish()}) == 1
+
+
+def test_a_damaged_state_is_not_used(cohort: list[Hospital]):
+    """A flipped bit on the disk is found by the hash that names the file."""
+    run = Coordinator(cohort, contract_of(cohort, rounds=1)).begin()
+    (array,) = (cohort[0].folder / "arrays").iterdir()
+    content = bytearray(array.read_bytes())
+    content[-40] ^= 1
+    array.write_bytes(bytes(content))
+    cohort[0].restart()
+    with pytest.raises(VaultError, match="has other bytes"):
+        cohort[0].vault.stage(run.digest)

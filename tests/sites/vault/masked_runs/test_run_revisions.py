@@ -13,6 +13,7 @@ from fedpp.protocol.run_contract import RunContract
 from fedpp.protocol.run_statements import SignedStatement
 from fedpp.protocol.state_certificate import LACKS_STATE
 from sites.vault.masked_runs import run_refusals
+from sites.vault.masked_runs.accepted_contract import RESTORED
 from sites.vault.masked_runs.run_endorsements import endorse
 
 
@@ -255,4 +256,14 @@ def test_changes_of_a_small_cohort_need_the_staff(five: list[Hospital]):
     for of in five:
         of.limits = RunLimits()
     with pytest.raises(PolicyError, match="allows 0 changes"):
+        five[0].vault.accept(after.contract.to_json(), after.certificates)
+
+
+def test_a_restored_vault_enters_no_revision_of_its_run(five: list[Hospital]):
+    """It has left that run for good."""
+    run = Coordinator(five, contract_of(five, rounds=2)).begin()
+    after = revised(run, revision_of(run, 0, five[:4]), five[:4])
+    with five[0].journal.writing():
+        five[0].journal.update("contracts", {"ended": RESTORED}, digest=run.digest)
+    with pytest.raises(VaultError, match=run_refusals.RESTORED):
         five[0].vault.accept(after.contract.to_json(), after.certificates)
