@@ -213,7 +213,7 @@ class _Chain:
         if of.purpose == "start":
             return ("coin", 0) in self.by_purpose
         if of.purpose == "abandon":
-            return bool(self.signed) and all(purpose != "train" for purpose, _ in self.by_purpose)
+            return bool(self.signed) and all(purpose != "release" for purpose, _ in self.by_purpose)
         if of.purpose == "release" and ("train", of.round) not in self.by_purpose:
             return False
         return ("start", self._contract.start_round) in self.by_purpose

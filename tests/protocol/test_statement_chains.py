@@ -242,7 +242,7 @@ def test_a_log_without_new_records_is_no_cut():
         (("accept", 0), ("coin", 0), ("report", 1)),
         (*BEGUN, ("release", 1)),
         (*BEGUN, ("train", 1), ("release", 2)),
-        (*BEGUN, ("train", 1), ("abandon", 0)),
+        (*BEGUN, ("train", 1), ("release", 1), ("abandon", 0)),
         (*BEGUN, ("abandon", 0), ("train", 1)),
         (("accept", 0), ("abandon", 0), ("coin", 0)),
     ],
@@ -267,6 +267,7 @@ def test_a_site_signs_in_the_order_of_the_protocol(steps: Sequence[tuple[Purpose
     [
         (("accept", 0), ("abandon", 0)),
         (*BEGUN, ("abandon", 0)),
+        (*BEGUN, ("train", 1), ("abandon", 0)),
         (*BEGUN, ("burn", 1)),
         (*BEGUN, ("step", 1), ("train", 2), ("release", 2), ("step", 2)),
         (*BEGUN, ("train", 1), ("burn", 1)),

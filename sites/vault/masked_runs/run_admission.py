@@ -96,13 +96,15 @@ def start(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> str:
 
 
 def abandon(accepted: AcceptedContract) -> str:
-    """Sign that the site leaves the run for good; it can sign another successor of the same run then."""
+    """Sign that the site leaves the run for good; it can sign another successor of the same run then.
+
+    A site that has masked an update stays, unless another member has left: then the run can never release.
+    """
     if signed := accepted.mine("abandon"):
         return signed.to_json()
     accepted.require_active()
-    if any(
-        of.statement.purpose == "train" and of.statement.site == accepted.own.site for of in accepted.chains.after({})
-    ):
+    own = {of.statement.purpose for of in accepted.chains.after({}) if of.statement.site == accepted.own.site}
+    if "release" in own or ("train" in own and not accepted.chains.of("abandon")):
         raise VaultError(run_refusals.TRAINED)
     with accepted.writing():
         accepted.end(ABANDONED)

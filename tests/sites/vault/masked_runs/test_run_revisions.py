@@ -199,6 +199,24 @@ def test_a_run_that_trained_is_not_abandoned(five: list[Hospital]):
         five[0].vault.abandon(run.digest)
 
 
+def test_a_site_that_trained_leaves_a_revision_that_another_one_left(five: list[Hospital]):
+    """A request to train that came late must not bind it for ever to a run that can never release."""
+    run = Coordinator(five, contract_of(five, rounds=1)).begin()
+    one = revised(run, revision_of(run, 0, five[:4]), five[:4]).begin()
+    _, late = one.trained(five[1], 1)
+    one.keep([late])
+    with pytest.raises(VaultError, match=run_refusals.TRAINED):
+        five[1].vault.abandon(one.digest)
+    one.keep([five[0].vault.abandon(one.digest)])
+    assert five[1].vault.train(one.digest, 1, one.statements) is not None  # it learns that the other one left
+    for of in five[1:4]:
+        of.vault.abandon(one.digest)
+    with pytest.raises(VaultError, match=run_refusals.OVER):
+        five[2].vault.train(one.digest, 1, one.statements)
+    two = revised(run, revision_of(run, 0, five[1:], nonce="ef" * 32), five[1:]).begin()
+    assert len({end.to_bytes() for end in two.finish()}) == 1
+
+
 def test_an_abandoned_revision_leaves_the_old_run_alive(five: list[Hospital]):
     """The site that was away comes back before the revision started."""
     run = Coordinator(five, contract_of(five, rounds=1)).begin()
