@@ -55,7 +55,6 @@ LONGEST = (
     "sites/client/test_client_app.py",
     "sites/client/test_local_round.py",
     "test_ultrasound_masking.py",
-    "sites/vault/test_vault_kills.py",
 )
 SPLIT = ("train",) * 6 + ("validation",) * 2 + ("test",) * 3
 

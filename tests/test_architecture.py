@@ -33,7 +33,6 @@ def reaches(modules: set[str], forbidden: tuple[str, ...]) -> set[str]:
         "coordinator.server.strategy",
         "sites.client.app",
         "fedpp.learning.encrypted_training",
-        "fedpp.aggregation.masks",
         "fedpp.aggregation.pair_masks",
         "fedpp.aggregation.run_stage",
         "fedpp.vault_api.vault_client",
@@ -53,8 +52,7 @@ def test_the_test_can_see_key_code():
 
 def test_the_coordinator_loads_no_evaluation_key_no_keystream_and_no_tensorflow():
     """The coordinator's code loads neither a key nor masks nor TensorFlow."""
-    masks = ("fedpp.aggregation.masks", "fedpp.aggregation.pair_masks")
-    forbidden = ("fedpp.cipher.evaluation_key", *masks, "tensorflow", "keras")
+    forbidden = ("fedpp.cipher.evaluation_key", "fedpp.aggregation.pair_masks", "tensorflow", "keras")
     shared = ("fedpp.aggregation.linear_check", "fedpp.aggregation.round_vector", "fedpp.aggregation.run_stage")
     for module in ("coordinator.server.app", "coordinator.server.strategy", *shared):
         assert reaches(loaded_by(module), forbidden) == set()
@@ -101,7 +99,7 @@ def test_the_bundle_holds_what_the_apps_load_and_nothing_else(bundle: set[str]):
     }
     assert {name for name in bundle if name.endswith(".py")} == files
     assert "fedpp/aggregation/ring.py" in bundle
-    assert bundle.isdisjoint({"fedpp/aggregation/masks.py", "fedpp/aggregation/pair_masks.py"})
+    assert "fedpp/aggregation/pair_masks.py" not in bundle
     assert reaches({name.removesuffix(".py").replace("/", ".") for name in bundle}, SECRET) == set()
 
 

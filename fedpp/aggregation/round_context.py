@@ -1,8 +1,4 @@
-"""Context of secure aggregation: the round, a site's contribution and an aggregate, as public facts.
-
-The coordinator sees them. Keystreams and tags are derived from them (`fedpp.aggregation.masks`), so each has exactly
-one text.
-"""
+"""Context of a round in clear: the round, a site's contribution and an aggregate, each with one text."""
 
 import json
 import secrets

@@ -17,7 +17,6 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from fedpp.aggregation.masks import MaskKey
 from fedpp.cipher.algebra import Matrix
 from fedpp.cipher.domain_card import MAX_CONDITION, SCHEMES, DomainCard, Scheme
 from fedpp.cipher.evaluation_key import AnyKey, EvaluationKey, PlainNumbers
@@ -205,10 +204,6 @@ class KeyDomain(Redacted):
     def at_rest_key(self) -> AtRestKey:
         """Return the key that seals and unseals the domain's datasets at rest."""
         return AtRestKey(self.card().fingerprint, self.derive("at rest"))
-
-    def mask_key(self) -> MaskKey:
-        """Return the key that masks updates and unmasks their aggregates."""
-        return MaskKey(self.derive("mask"))
 
     def state_sealer(self) -> StateSealer:
         """Return what seals and unseals states of the global model."""

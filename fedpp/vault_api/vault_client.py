@@ -1,7 +1,6 @@
 """Client of the vault: the requests that the trainer may send to the secret zone."""
 
 from dataclasses import dataclass, fields
-from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import Self
@@ -18,10 +17,8 @@ from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.membership import Proof
 from fedpp.protocol.participants import Participants
-from fedpp.values import is_hex, is_hex_number
 from fedpp.vault_api import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.vault_api.run_calls import RunCalls
-from fedpp.vault_api.vault_connection import EncodedUpdate, ReceivedUpdate, blocks, pieces
 
 SECONDS = 60.0  # timeout of a call
 SEEDS = 2**64
@@ -35,16 +32,6 @@ class Membership:
     participants: Participants
     run: str  # Flower's number
     bundle: str  # SHA-256 of the app bundle that runs here
-
-
-@dataclass(frozen=True)
-class Masked:
-    """An encoded update under a mask, and the public part of the mask."""
-
-    values: EncodedUpdate
-    nonce: str  # hex
-    tag: int
-    min_cohort: int  # fewest sites of an aggregate from which the mask is removed
 
 
 @dataclass(frozen=True)
@@ -122,46 +109,6 @@ class VaultClient(RunCalls):
         if reply.multi_label:
             return FindingCounts(reply.examples, tuple(map(_counts, reply.counts)))
         return _counts(reply.counts[0])
-
-    def mask(self, of: str, examples: int, values: EncodedUpdate) -> Masked:
-        """Return an encoded update under a fresh mask; `of` is the round, JSON."""
-        first = vault_pb2.MaskRequest(round=of, examples=examples)
-        rest = (vault_pb2.MaskRequest(values=data) for data in blocks(values))
-        masked, last = ReceivedUpdate(values), vault_pb2.MaskReply()
-        for reply in self._replies(self._vault.Mask, chain([first], rest)):
-            masked.take(reply.values)
-            last = reply
-        if not (is_hex(last.nonce) and is_hex_number(last.tag)):
-            raise VaultError("the vault sent a masked update without its nonce or tag: see its log, mask again")
-        return Masked(masked.complete(), last.nonce, int(last.tag, 16), last.min_cohort)
-
-    def unmask(self, of: str, aggregate: str, values: EncodedUpdate, membership: Membership) -> EncodedUpdate:
-        """Return an aggregate's values without their masks; the round and the list of contributions are JSON."""
-        proofs = [proof.to_json() for proof in membership.participants.proofs]
-        first = vault_pb2.UnmaskRequest(
-            round=of, aggregate=aggregate, proofs=proofs, run=membership.run, bundle=membership.bundle
-        )
-        rest = (vault_pb2.UnmaskRequest(values=data) for data in blocks(values))
-        clear = ReceivedUpdate(values)
-        for reply in self._replies(self._vault.Unmask, chain([first], rest)):
-            clear.take(reply.data)
-        return clear.complete()
-
-    def seal(self, about: str, content: bytes) -> bytes:
-        """Return bytes sealed for the domain, with a text that says what they are about."""
-        rest = (vault_pb2.SealRequest(data=data) for data in pieces(content))
-        sealed = BytesIO()  # joining a list would hold the bytes twice
-        for reply in self._replies(self._vault.Seal, chain([vault_pb2.SealRequest(about=about)], rest)):
-            sealed.write(reply.data)
-        return sealed.getvalue()
-
-    def unseal(self, sealed: bytes) -> tuple[str, bytes]:
-        """Return what sealed bytes are about, and their content."""
-        about, content = "", BytesIO()
-        for reply in self._replies(self._vault.Unseal, (vault_pb2.Block(data=data) for data in pieces(sealed))):
-            about = about or reply.about
-            content.write(reply.data)
-        return about, content.getvalue()
 
 
 def _counts(message: vault_pb2.Counts) -> Counts:

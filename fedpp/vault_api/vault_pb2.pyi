@@ -136,60 +136,6 @@ class Counts(_message.Message):
     negative_scores: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, examples: _Optional[int] = ..., loss_sum: _Optional[float] = ..., confusion: _Optional[_Iterable[int]] = ..., positive_scores: _Optional[_Iterable[int]] = ..., negative_scores: _Optional[_Iterable[int]] = ...) -> None: ...
 
-class MaskRequest(_message.Message):
-    __slots__ = ("round", "examples", "values")
-    ROUND_FIELD_NUMBER: _ClassVar[int]
-    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
-    VALUES_FIELD_NUMBER: _ClassVar[int]
-    round: str
-    examples: int
-    values: bytes
-    def __init__(self, round: _Optional[str] = ..., examples: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
-
-class MaskReply(_message.Message):
-    __slots__ = ("values", "nonce", "tag", "min_cohort")
-    VALUES_FIELD_NUMBER: _ClassVar[int]
-    NONCE_FIELD_NUMBER: _ClassVar[int]
-    TAG_FIELD_NUMBER: _ClassVar[int]
-    MIN_COHORT_FIELD_NUMBER: _ClassVar[int]
-    values: bytes
-    nonce: str
-    tag: str
-    min_cohort: int
-    def __init__(self, values: _Optional[bytes] = ..., nonce: _Optional[str] = ..., tag: _Optional[str] = ..., min_cohort: _Optional[int] = ...) -> None: ...
-
-class UnmaskRequest(_message.Message):
-    __slots__ = ("round", "aggregate", "proofs", "run", "bundle", "values")
-    ROUND_FIELD_NUMBER: _ClassVar[int]
-    AGGREGATE_FIELD_NUMBER: _ClassVar[int]
-    PROOFS_FIELD_NUMBER: _ClassVar[int]
-    RUN_FIELD_NUMBER: _ClassVar[int]
-    BUNDLE_FIELD_NUMBER: _ClassVar[int]
-    VALUES_FIELD_NUMBER: _ClassVar[int]
-    round: str
-    aggregate: str
-    proofs: _containers.RepeatedScalarFieldContainer[str]
-    run: str
-    bundle: str
-    values: bytes
-    def __init__(self, round: _Optional[str] = ..., aggregate: _Optional[str] = ..., proofs: _Optional[_Iterable[str]] = ..., run: _Optional[str] = ..., bundle: _Optional[str] = ..., values: _Optional[bytes] = ...) -> None: ...
-
-class SealRequest(_message.Message):
-    __slots__ = ("about", "data")
-    ABOUT_FIELD_NUMBER: _ClassVar[int]
-    DATA_FIELD_NUMBER: _ClassVar[int]
-    about: str
-    data: bytes
-    def __init__(self, about: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
-
-class UnsealReply(_message.Message):
-    __slots__ = ("about", "data")
-    ABOUT_FIELD_NUMBER: _ClassVar[int]
-    DATA_FIELD_NUMBER: _ClassVar[int]
-    about: str
-    data: bytes
-    def __init__(self, about: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
-
 class Block(_message.Message):
     __slots__ = ("data",)
     DATA_FIELD_NUMBER: _ClassVar[int]

@@ -54,26 +54,6 @@ class VaultStub:
                 request_serializer=fedpp_dot_vault__api_dot_vault__pb2.EvaluateRequest.SerializeToString,
                 response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.EvaluateReply.FromString,
                 _registered_method=True)
-        self.Mask = channel.stream_stream(
-                '/fedpp.vault.v1.Vault/Mask',
-                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.MaskRequest.SerializeToString,
-                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.MaskReply.FromString,
-                _registered_method=True)
-        self.Unmask = channel.stream_stream(
-                '/fedpp.vault.v1.Vault/Unmask',
-                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.UnmaskRequest.SerializeToString,
-                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.Block.FromString,
-                _registered_method=True)
-        self.Seal = channel.stream_stream(
-                '/fedpp.vault.v1.Vault/Seal',
-                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.SealRequest.SerializeToString,
-                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.Block.FromString,
-                _registered_method=True)
-        self.Unseal = channel.stream_stream(
-                '/fedpp.vault.v1.Vault/Unseal',
-                request_serializer=fedpp_dot_vault__api_dot_vault__pb2.Block.SerializeToString,
-                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.UnsealReply.FromString,
-                _registered_method=True)
 
 
 class VaultServicer:
@@ -107,33 +87,6 @@ class VaultServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Mask(self, request_iterator, context):
-        """One encoded update under a fresh mask; the last message of the reply has its nonce and tag.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def Unmask(self, request_iterator, context):
-        """An aggregate without its masks: of one list of contributions a round and attempt, if the tag fits.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def Seal(self, request_iterator, context):
-        """Bytes sealed under a key of the domain, with a text that says what they are about; and unsealed again.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def Unseal(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_VaultServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -156,26 +109,6 @@ def add_VaultServicer_to_server(servicer, server):
                     servicer.Evaluate,
                     request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.EvaluateRequest.FromString,
                     response_serializer=fedpp_dot_vault__api_dot_vault__pb2.EvaluateReply.SerializeToString,
-            ),
-            'Mask': grpc.stream_stream_rpc_method_handler(
-                    servicer.Mask,
-                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.MaskRequest.FromString,
-                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.MaskReply.SerializeToString,
-            ),
-            'Unmask': grpc.stream_stream_rpc_method_handler(
-                    servicer.Unmask,
-                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.UnmaskRequest.FromString,
-                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.Block.SerializeToString,
-            ),
-            'Seal': grpc.stream_stream_rpc_method_handler(
-                    servicer.Seal,
-                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.SealRequest.FromString,
-                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.Block.SerializeToString,
-            ),
-            'Unseal': grpc.stream_stream_rpc_method_handler(
-                    servicer.Unseal,
-                    request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.Block.FromString,
-                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.UnsealReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -286,114 +219,6 @@ class Vault:
             '/fedpp.vault.v1.Vault/Evaluate',
             fedpp_dot_vault__api_dot_vault__pb2.EvaluateRequest.SerializeToString,
             fedpp_dot_vault__api_dot_vault__pb2.EvaluateReply.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Mask(request_iterator,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
-            target,
-            '/fedpp.vault.v1.Vault/Mask',
-            fedpp_dot_vault__api_dot_vault__pb2.MaskRequest.SerializeToString,
-            fedpp_dot_vault__api_dot_vault__pb2.MaskReply.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Unmask(request_iterator,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
-            target,
-            '/fedpp.vault.v1.Vault/Unmask',
-            fedpp_dot_vault__api_dot_vault__pb2.UnmaskRequest.SerializeToString,
-            fedpp_dot_vault__api_dot_vault__pb2.Block.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Seal(request_iterator,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
-            target,
-            '/fedpp.vault.v1.Vault/Seal',
-            fedpp_dot_vault__api_dot_vault__pb2.SealRequest.SerializeToString,
-            fedpp_dot_vault__api_dot_vault__pb2.Block.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Unseal(request_iterator,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
-            target,
-            '/fedpp.vault.v1.Vault/Unseal',
-            fedpp_dot_vault__api_dot_vault__pb2.Block.SerializeToString,
-            fedpp_dot_vault__api_dot_vault__pb2.UnsealReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,6 +1,6 @@
 """Methods of the vault: public facts, encrypted initial weights, proofs of membership, evaluation counts, and masks.
 
-Masks and seals are in `vault_aggregation`. Whoever chooses the predictions can read labels, and any row of the domain,
+Masked runs are in `vault_runs`. Whoever chooses the predictions can read labels, and any row of the domain,
 from the counts (docs/explanation/threats.md): access to the vault is read access, which `EvaluationLimits` bound. It
 counts whole splits only, in the dataset's order. No TensorFlow is loaded here.
 """
@@ -46,7 +46,6 @@ from .masked_runs.run_site import LogHead
 from .memory_budget import MemoryBudget
 from .peer_check import Peer
 from .split_counts import SplitCounts
-from .vault_aggregation import SecureAggregation, UnmaskedRound, past_unmasked
 from .vault_calls import Call, record_refused, recording
 from .vault_runs import VaultRuns
 
@@ -66,12 +65,10 @@ class History:
     """Earlier calls that count towards the limits, as an audit log records them."""
 
     evaluations: list[EvaluationCall] = field(default_factory=list)
-    unmasked: list[UnmaskedRound] = field(default_factory=list)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Add one record of the log."""
         self.evaluations.extend(past_evaluation(record))
-        self.unmasked.extend(past_unmasked(record))
 
 
 class VaultService(vault_pb2_grpc.VaultServicer):
@@ -90,8 +87,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
     ) -> None:
         """Check that all belong together, and read every byte of the dataset; raise `DatasetError` if it is damaged.
 
-        `past` evaluations count towards the limits, and `past` unmasked rounds keep their one list. Without a journal
-        the vault takes part in no masked run.
+        `past` evaluations count towards the limits. Without a journal the vault takes part in no masked run.
         """
         card = site.domain.card()
         if dataset.manifest.domain != card.fingerprint:
@@ -109,11 +105,8 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         self._audit = audit
         self._counts = SplitCounts(site.domain, dataset)
         # A budget for each: weights are held until their caller has read them, and must not delay evaluations.
-        self._weights_memory, self._logits_memory, aggregates_memory = (
-            MemoryBudget(MEMORY_BYTES, MEMORY_SECONDS) for _ in range(3)
-        )
+        self._weights_memory, self._logits_memory = (MemoryBudget(MEMORY_BYTES, MEMORY_SECONDS) for _ in range(2))
         self._info = _info(site.domain, dataset, site.identity.name)
-        self._aggregation = SecureAggregation(site, self._info.sequences["train"], aggregates_memory, past.unmasked)
         self.runs = None if journal is None else self._runs(journal)
 
     def _runs(self, journal: RunJournal) -> VaultRuns:
@@ -214,40 +207,6 @@ class VaultService(vault_pb2_grpc.VaultServicer):
             )
             call.reply(reply.ByteSize())
             return reply
-
-    def Mask(  # noqa: N802
-        self, requests: Iterator[vault_pb2.MaskRequest], context: grpc.ServicerContext
-    ) -> Iterator[vault_pb2.MaskReply]:
-        """Stream an encoded update under a fresh mask."""
-        with recording("Mask", context, self._record) as call:
-            self._require_writing()
-            policy = self._require_policy()
-            yield from self._aggregation.mask(call, requests, policy.min_other_sites)
-
-    def Unmask(  # noqa: N802
-        self, requests: Iterator[vault_pb2.UnmaskRequest], context: grpc.ServicerContext
-    ) -> Iterator[vault_pb2.Block]:
-        """Stream an aggregate without its masks."""
-        with recording("Unmask", context, self._record) as call:
-            policy = self._require_policy()
-            yield from self._aggregation.unmask(call, requests, policy.min_other_sites)
-
-    def Seal(  # noqa: N802
-        self, requests: Iterator[vault_pb2.SealRequest], context: grpc.ServicerContext
-    ) -> Iterator[vault_pb2.Block]:
-        """Stream bytes sealed for the domain."""
-        with recording("Seal", context, self._record) as call:
-            self._require_writing()
-            self._require_policy()
-            yield from self._aggregation.seal(call, requests)
-
-    def Unseal(  # noqa: N802
-        self, requests: Iterator[vault_pb2.Block], context: grpc.ServicerContext
-    ) -> Iterator[vault_pb2.UnsealReply]:
-        """Stream the content of sealed bytes."""
-        with recording("Unseal", context, self._record) as call:
-            self._require_policy()
-            yield from self._aggregation.unseal(call, requests)
 
     def _record(self, facts: Mapping[str, Any]) -> None:
         if self._audit is not None:

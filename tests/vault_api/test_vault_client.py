@@ -13,21 +13,17 @@ import pytest
 from fedpp.errors import VaultError
 from fedpp.vault_api import vault_pb2_grpc
 from fedpp.vault_api.vault_client import VaultClient
-from fedpp.vault_api.vault_pb2 import EvaluateReply, EvaluateRequest, InfoReply, InfoRequest, MaskReply, MaskRequest
+from fedpp.vault_api.vault_pb2 import EvaluateReply, EvaluateRequest, InfoReply, InfoRequest
 
 VALUES = np.arange(5, dtype="<u4")
 NONCE = "ab" * 32
 
 
 class FakeVault(vault_pb2_grpc.VaultServicer):
-    """A server with given replies, which masks and counts nothing."""
+    """A server with given replies, which counts nothing."""
 
     def __init__(self, replies: list[Any]) -> None:
         self._replies = replies
-
-    def Mask(self, requests: Iterator[MaskRequest], context: grpc.ServicerContext) -> Iterator[MaskReply]:  # noqa: N802
-        list(requests)
-        yield from self._replies
 
     def Evaluate(  # noqa: N802
         self, requests: Iterator[EvaluateRequest], context: grpc.ServicerContext
@@ -39,7 +35,7 @@ class FakeVault(vault_pb2_grpc.VaultServicer):
 
 @contextmanager
 def serving(
-    folder: Path, *replies: MaskReply | EvaluateReply, vault: vault_pb2_grpc.VaultServicer | None = None
+    folder: Path, *replies: EvaluateReply, vault: vault_pb2_grpc.VaultServicer | None = None
 ) -> Iterator[VaultClient]:
     """Yield the client of a server with these replies, or of this vault."""
     server = grpc.server(ThreadPoolExecutor(1))
@@ -49,33 +45,6 @@ def serving(
     with VaultClient(f"unix:{folder}/vault.sock") as client:
         yield client
     server.stop(None).wait()
-
-
-def test_a_masked_update_has_a_nonce_and_a_tag(tmp_path: Path):
-    """They are in the last message, as is the minimum of sites of an aggregate."""
-    with serving(
-        tmp_path, MaskReply(values=VALUES.tobytes()), MaskReply(nonce=NONCE, tag="ff", min_cohort=3)
-    ) as client:
-        masked = client.mask("{}", 1, VALUES)
-    np.testing.assert_array_equal(masked.values, VALUES)
-    assert (masked.nonce, masked.tag, masked.min_cohort) == (NONCE, 255, 3)
-
-
-@pytest.mark.parametrize(
-    ("last", "line"),
-    [
-        ((), "without its nonce or tag: see its log, mask again"),
-        ((MaskReply(nonce=NONCE),), "without its nonce or tag"),
-        ((MaskReply(tag="1"),), "without its nonce or tag"),
-        ((MaskReply(nonce=NONCE, tag="-1"),), "without its nonce or tag"),
-        ((MaskReply(nonce=NONCE, tag="many"),), "without its nonce or tag"),
-        ((MaskReply(values=b"more", nonce=NONCE, tag="1"),), "more values than requested"),
-    ],
-)
-def test_an_incomplete_mask_is_refused(last: tuple[MaskReply, ...], line: str, tmp_path: Path):
-    """Without a nonce and a numeric tag a masked update is noise: one line says so."""
-    with serving(tmp_path, MaskReply(values=VALUES.tobytes()), *last) as client, pytest.raises(VaultError, match=line):
-        client.mask("{}", 1, VALUES)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])

@@ -42,8 +42,4 @@ def test_no_reply_has_a_field_for_a_single_sequence(message: str, fields: list[s
         "InitialWeights": "ArrayChunk",
         "Sign": "SignReply",
         "Evaluate": "EvaluateReply",
-        "Mask": "MaskReply",
-        "Unmask": "Block",
-        "Seal": "Block",
-        "Unseal": "UnsealReply",
     }
