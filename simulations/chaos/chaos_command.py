@@ -64,7 +64,9 @@ def run(
 
 def _case(name: str, folder: Path, scenario: Scenario, data: Path | None, kills: int) -> Iterator[Row]:
     config = RunConfig.of(**scenario.run.changed(seed=3).values(), card="", out=str(folder)).to_flower()
-    settings = {name: value for name, value in config.items() if name not in {"card", "out", "initial-model"}}
+    settings = {
+        name: value for name, value in config.items() if name not in {"card", "coordinator", "out", "initial-model"}
+    }
     with tempfile.TemporaryDirectory(prefix="fedpp-") as sockets:
         hospitals = prepare(scenario, data, folder, Path(sockets))
         with cluster(folder, hospitals) as running:
