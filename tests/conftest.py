@@ -43,6 +43,7 @@ LONGEST = (
     "test_tutorials.py",
     "simulations/chaos/test_chaos_cases.py",
     "simulations/test_simulation.py",
+    "simulations/attacks/test_attacks.py",
     "sites/cli/test_train_command.py",
     "simulations/benchmarks/test_bench_step.py",
     "simulations/benchmarks/test_bench_rounds.py",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from .attack import Attack
 from .count_attacks import COUNT_ATTACKS
+from .deployed_attacks import DEPLOYED_ATTACKS
 from .flood_attacks import FLOOD_ATTACKS
 from .journal_attacks import JOURNAL_ATTACKS
 from .mask_attacks import MASK_ATTACKS
@@ -16,6 +17,7 @@ from .weight_attacks import WEIGHT_ATTACKS
 
 ATTACKS: Mapping[str, Attack] = {
     **WEIGHT_ATTACKS,
+    **DEPLOYED_ATTACKS,
     **MASK_ATTACKS,
     **OPENING_ATTACKS,
     **SUM_ATTACKS,

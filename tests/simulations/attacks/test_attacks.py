@@ -18,6 +18,7 @@ from simulations.__main__ import main
 from simulations.attacks import attack_command
 from simulations.attacks.attack import Attack, known, replaced, share
 from simulations.attacks.attack_list import ATTACKS
+from simulations.attacks.deployed_attacks import DEPLOYED_ATTACKS
 from simulations.attacks.sum_attacks import reduced
 
 PAGE = ROOT / "docs" / "explanation" / "threats.md"
@@ -28,7 +29,9 @@ PROTECTION = (
 )
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in DEPLOYED_ATTACKS)) for name in ATTACKS]
+)
 def test_an_attack_learns_no_more_than_chance(name: str):
     """Its control, in which a protection is off, learns enough to show that the attack is a real one."""
     (row,) = attack_command.run([name], short=True)
