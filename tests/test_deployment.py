@@ -607,7 +607,7 @@ def test_a_model_moves_to_a_new_key_epoch(
     model = d.folder / "post" / "model-2.npz"
     (digest,) = {of.secret("endorse", model, "--domain", of.domain(2)).strip() for of in d.hospitals}
     out = d.folder / "second"  # starts from the model that both have endorsed
-    settings = {**SETTINGS, "rounds": 1, "learning-rate": 1e-12}
+    settings = {**SETTINGS, "rounds": 1, "server-learning-rate": 1e-9}
     chosen = [text for name, value in settings.items() for text in ("--set", f"{name}={value}")]
     initial = ["--model", digest, *chosen, "--json"]
     second = json.loads(call(d.run(out, sites=2, more=initial, epoch=2)).stdout)
