@@ -2,12 +2,16 @@
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from conftest import write_dataset
+from flwr.app import RecordDict
 from masked_nodes import MaskedRun, beside_vaults, contract_of, values
 from site_nodes import (
     CLOSED,
@@ -30,6 +34,7 @@ from fedpp.errors import MissingLinksError
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.protocol import masked_messages, messages
 from fedpp.protocol.messages import TrainRequest
+from fedpp.vault_api import vault_pb2_grpc
 
 TRAIN = masked_messages.TRAIN
 
@@ -166,6 +171,35 @@ def test_no_path_of_the_vault_leaves_the_site(three: list[Node], monkeypatch: py
     monkeypatch.setattr("fedpp.vault_api.vault_connection.CONNECT_SECONDS", 0.2)
     three[0].context.node_config["vault"] = "unix:/nowhere/vault.sock"
     assert reason(run.ask(three[0], masked_messages.REVEAL_COIN)) == CLOSED
+
+
+class FailingVault(vault_pb2_grpc.MaskedRunsServicer):
+    """A vault whose refusals have this text."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def RevealCoin(self, requests: Any, context: grpc.ServicerContext) -> None:  # noqa: N802  gRPC's name
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, self._text)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("this vault has burned that round", "its vault refuses: this vault has burned that round"),
+        ("cannot write the audit log /hospital/audit.log: No space left on device", CLOSED),
+    ],
+)
+def test_a_refusal_with_a_path_stays_at_the_site(north: Node, text: str, told: str) -> None:
+    """Whatever a vault says in a masked run reaches the coordinator, unless it names a path of the hospital."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    vault_pb2_grpc.add_MaskedRunsServicer_to_server(FailingVault(text), server)
+    server.add_insecure_port(str(north.context.node_config["vault"]))
+    server.start()
+    request = masked_messages.StatementsRequest("ab" * 32, ())
+    content = RecordDict({messages.CONFIG: request.to_record()})
+    assert reason(north.send(masked_messages.REVEAL_COIN, content)) == told
+    server.stop(None).wait()
 
 
 def test_a_run_in_clear_needs_a_policy_that_allows_it(three: list[Node], domain: KeyDomain) -> None:
