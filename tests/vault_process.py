@@ -13,7 +13,7 @@ END_SECONDS = 20.0
 IMPORTED = (
     "fedpp.dataset.encrypted_dataset",
     "sites.cli.vault_commands",
-    "sites.vault.audit_log",
+    "sites.vault.audit.audit_log",
     "sites.vault.sd_notify",
     "sites.vault.vault_server",
     "sites.vault.vault_service",

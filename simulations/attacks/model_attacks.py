@@ -10,13 +10,13 @@ from fedpp.aggregation.global_state import GlobalState
 from fedpp.aggregation.run_schedule import RunSchedule
 from fedpp.aggregation.run_stage import RunStage
 from fedpp.keys.key_domain import KeyDomain
+from fedpp.keys.sealed_stage import SealedStage
 from fedpp.protocol import state_certificate
 from fedpp.protocol.certified_model import CertifiedModel
 from fedpp.protocol.run_statements import SignedStatement
 from fedpp.protocol.state_certificate import StateCertificate
 from sites.cli import pull_command
 from sites.client import app
-from sites.vault.masked_runs.sealed_stage import SealedStage
 
 from .attack import Attack, granted, replaced
 from .scene import laboratory as of_laboratory

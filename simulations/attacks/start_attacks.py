@@ -11,6 +11,7 @@ from fedpp.aggregation import run_stage
 from fedpp.aggregation.run_schedule import RunSchedule
 from fedpp.aggregation.run_stage import RunStage, site_bound
 from fedpp.key_material import subkey
+from fedpp.keys.sealed_stage import SealedStage
 from fedpp.learning.initial_weights import encrypted_initial_weights
 from fedpp.protocol import run_statements, state_certificate, statement_chains
 from fedpp.protocol.run_contract import RunContract
@@ -18,7 +19,6 @@ from fedpp.protocol.run_statements import SignedStatement
 from fedpp.values import canonical
 from sites.vault.masked_runs import own_update, run_admission
 from sites.vault.masked_runs.run_stages import RunStages
-from sites.vault.masked_runs.sealed_stage import SealedStage
 
 from .attack import CHANCE, Attack, granted, known, replaced, share
 from .scene.colluding_member import Colluder

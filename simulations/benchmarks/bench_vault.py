@@ -146,7 +146,7 @@ def certified(domain: KeyDomain, name: str) -> Site:
 
 
 def _serve(folder: Path, address: str) -> None:
-    from sites.vault.audit_log import AuditLog, Signer
+    from sites.vault.audit.audit_log import AuditLog, Signer
     from sites.vault.vault_server import serve
     from sites.vault.vault_service import VaultService
 

@@ -125,8 +125,9 @@ def certified_state(model: "CertifiedModel", domain: "KeyDomain", *, partial: bo
 
     Unless `partial`, it must be the state that the run ended with, so that no later one supersedes it.
     """
+    from fedpp.keys.sealed_stage import SealedStage
+
     from ..vault.masked_runs.run_site import digest_key
-    from ..vault.masked_runs.sealed_stage import SealedStage
 
     _require_domain(model.contract.spec.domain, domain)
     model.require(domain.card().ca_key)

@@ -23,7 +23,7 @@ UNKNOWN_SIGNER = "(as the log states it: give --certificate to check which site 
 if TYPE_CHECKING:
     from fedpp.keys.site_identity import SiteIdentity
 
-    from ..vault.audit_log import AuditLog
+    from ..vault.audit.audit_log import AuditLog
     from ..vault.vault_service import History
 
 
@@ -126,7 +126,7 @@ def _audit(
     log: Path | None, identity: "SiteIdentity", past: "History"
 ) -> "Iterator[tuple[AuditLog | None, Callable[[], object]]]":
     """Open the audit log; yield it and what keeps a new log, which is removed if the vault does not start."""
-    from ..vault.audit_log import AuditLog, Signer
+    from ..vault.audit.audit_log import AuditLog, Signer
 
     if log is None:
         print("no --audit-log: calls are logged on stderr only, and lost at a restart", file=sys.stderr)
@@ -193,8 +193,8 @@ def audit_log(
     from fedpp.keys.key_store import CARD
     from fedpp.protocol.membership import Certificate
 
-    from ..vault import peer_heads
-    from ..vault.audit_chain import verify
+    from ..vault.audit import peer_heads
+    from ..vault.audit.audit_chain import verify
 
     key, site = None, ""
     if certificate:
@@ -232,7 +232,7 @@ def audit_log(
 
 def _show_heads(runs: Path, *, as_json: bool) -> int:
     """Print the newest head of each site's audit log that the statements of masked runs name."""
-    from ..vault.peer_heads import heads_of, stored_statements, to_json
+    from ..vault.audit.peer_heads import heads_of, stored_statements, to_json
 
     found = heads_of(stored_statements(runs))
     if as_json:

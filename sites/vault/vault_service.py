@@ -31,8 +31,8 @@ from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.membership import PROTOCOL, Proof, Statement
 from fedpp.vault_api import chunks, vault_pb2, vault_pb2_grpc
 
-from .audit_chain import NO_LINE
-from .audit_log import AuditLog
+from .audit.audit_chain import NO_LINE
+from .audit.audit_log import AuditLog
 from .evaluation_limits import (
     MAX_RUN_CHARACTERS,
     EvaluationAllowance,

@@ -37,7 +37,7 @@ from fedpp.protocol.membership import NO_BUNDLE
 from fedpp.protocol.run_contract import CohortMember, certificate_hash
 from fedpp.protocol.site_description import SiteDescription
 from fedpp.vault_api.vault_client import VaultClient
-from sites.vault.audit_log import AuditLog, Signer
+from sites.vault.audit.audit_log import AuditLog, Signer
 from sites.vault.call_guard import IDLE_SECONDS
 from sites.vault.masked_runs.run_journal import RunJournal
 from sites.vault.vault_server import serve

@@ -1,4 +1,4 @@
-"""Audit chain: the signed records that `sites.vault.audit_log` writes, and their verification without a secret.
+"""Audit chain: the signed records that `sites.vault.audit.audit_log` writes, and their verification without a secret.
 
 A log is lines of canonical JSON, numbered from 0. Each has `time`, `number`, `method` and `outcome`, the SHA-256 of the
 line before it, newline included, as `previous`, and a `signature` (Ed25519, purpose "audit record") of all the rest.

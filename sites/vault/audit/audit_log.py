@@ -1,7 +1,8 @@
 """Audit log of the vault: one signed line a call, on the disk before the call's reply leaves.
 
-`sites.vault.audit_chain` defines its form. Calls that reach no method (an unknown name, a missing message, too many at
-once) are not logged, nor are health checks. A cut at the log's end is found only with a head that was noted elsewhere.
+`sites.vault.audit.audit_chain` defines its form. Calls that reach no method (an unknown name, a missing message, too
+many at once) are not logged, nor are health checks. A cut at the log's end is found only with a head that was noted
+elsewhere.
 """
 
 import fcntl

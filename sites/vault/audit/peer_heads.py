@@ -14,7 +14,7 @@ from fedpp.errors import FederationError, VaultError
 from fedpp.protocol.run_statements import SignedStatement
 from fedpp.values import is_hex
 
-from .masked_runs.run_journal import DATABASE
+from ..masked_runs.run_journal import DATABASE
 
 Heads = dict[int, str]  # records of a log -> hash of the newest
 

@@ -24,6 +24,7 @@ from fedpp.aggregation.run_stage import RunStage
 from fedpp.config.site_policy import SitePolicy
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys.key_store import Site
+from fedpp.keys.sealed_stage import SealedStage
 from fedpp.protocol.run_contract import NO_HASH
 from fedpp.protocol.run_statements import SignedStatement
 from fedpp.protocol.state_certificate import LACKS_STATE
@@ -34,7 +35,6 @@ from .member_rounds import MemberRound, RoundShapes
 from .run_journal import RunJournal
 from .run_site import LogHead, RunSite, refused
 from .run_stages import RunStages
-from .sealed_stage import SealedStage
 
 
 def _now() -> datetime:

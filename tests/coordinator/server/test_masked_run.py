@@ -21,6 +21,7 @@ from coordinator.server.run_state import RunState, StoppedError
 from fedpp.aggregation.run_stage import RunStage
 from fedpp.config.contract_limits import RunLimits
 from fedpp.errors import FederationError, ForkError
+from fedpp.keys.sealed_stage import SealedStage
 from fedpp.learning.metrics import metrics, operating_point
 from fedpp.protocol import masked_messages as masked
 from fedpp.protocol import messages
@@ -29,7 +30,6 @@ from fedpp.protocol.counts import Counts
 from fedpp.protocol.run_record import RECORD, FederationRecord
 from fedpp.protocol.run_statements import SignedStatement
 from fedpp.reporting.report import load_report
-from sites.vault.masked_runs.sealed_stage import SealedStage
 
 EXPIRES = 1_801_000_000
 Usual = Callable[[], RecordDict]

@@ -32,7 +32,7 @@ from fedpp.learning.metrics import count, metrics, softmax
 from fedpp.learning.model_file import EncryptedModel
 from simulations.benchmarks.bench_vault import certified
 from sites.cli.training_settings import TrainingSettings
-from sites.vault.audit_log import AuditLog, Signer
+from sites.vault.audit.audit_log import AuditLog, Signer
 
 SECONDS = 120.0  # a bound on one start of the program
 Plaintext = tuple[np.ndarray, np.ndarray]

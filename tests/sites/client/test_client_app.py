@@ -48,7 +48,7 @@ from fedpp.protocol.membership import NO_BUNDLE, Proof
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.run_spec import RunSpec
 from fedpp.protocol.site_description import SiteDescription
-from sites.vault.audit_log import AuditLog, Signer
+from sites.vault.audit.audit_log import AuditLog, Signer
 
 REQUESTS: Mapping[str, Callable[[RunSpec], messages.Request]] = {
     "query.initial_weights": lambda run_spec: messages.InitialRequest(run_spec, ""),

@@ -34,7 +34,7 @@ from fedpp.learning.initial_weights import encrypted_initial_weights
 from fedpp.protocol import messages
 from fedpp.protocol.participants import Participants
 from fedpp.vault_api.vault_client import VaultClient
-from sites.vault.audit_log import AuditLog, Signer
+from sites.vault.audit.audit_log import AuditLog, Signer
 
 NAMES = ("north", "south", "east")
 SECONDS = 60.0

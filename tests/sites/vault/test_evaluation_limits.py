@@ -27,7 +27,7 @@ from fedpp.protocol.finding_counts import FindingCounts
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
 from fedpp.vault_api.vault_client import VaultClient
 from simulations.benchmarks.bench_vault import certified
-from sites.vault.audit_log import AuditLog, Signer
+from sites.vault.audit.audit_log import AuditLog, Signer
 from sites.vault.evaluation_limits import EvaluationAllowance, EvaluationCall, is_run
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -26,7 +26,7 @@ from fedpp.vault_api.vault_client import VaultClient
 from simulations.benchmarks.bench_vault import certified
 from sites.cli.site_cli import main
 from sites.vault import peer_check
-from sites.vault.audit_log import AuditLog, Signer
+from sites.vault.audit.audit_log import AuditLog, Signer
 from sites.vault.peer_check import MAX_CONNECTIONS, AdmittedUsers, Peer, PeerRelay
 from sites.vault.vault_server import serve
 

@@ -28,8 +28,8 @@ from fedpp.vault_api import vault_pb2, vault_pb2_grpc
 from fedpp.vault_api.vault_client import VaultClient
 from simulations.benchmarks import bad_clients, bench_vault
 from simulations.benchmarks.bench_vault import certified
-from sites.vault.audit_chain import verify
-from sites.vault.audit_log import AuditLog, Signer
+from sites.vault.audit.audit_chain import verify
+from sites.vault.audit.audit_log import AuditLog, Signer
 from sites.vault.call_guard import MAX_CALLS_PER_METHOD
 from sites.vault.memory_budget import MemoryBudget
 from sites.vault.vault_server import MAX_CONNECTIONS

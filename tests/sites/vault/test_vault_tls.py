@@ -22,7 +22,7 @@ from fedpp.vault_api import vault_connection, vault_pb2, vault_pb2_grpc
 from fedpp.vault_api.vault_channel import TlsFiles
 from fedpp.vault_api.vault_client import VaultClient
 from simulations.benchmarks.bench_vault import certified
-from sites.vault.audit_log import AuditLog, Signer
+from sites.vault.audit.audit_log import AuditLog, Signer
 from sites.vault.vault_server import serve
 
 

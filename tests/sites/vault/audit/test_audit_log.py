@@ -26,8 +26,8 @@ from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
 from fedpp.vault_api.vault_client import VaultClient
 from fedpp.vault_api.vault_pb2 import ArrayChunk, EvaluateRequest
 from simulations.benchmarks.bench_vault import certified
-from sites.vault.audit_chain import verify
-from sites.vault.audit_log import AuditLog, Signer
+from sites.vault.audit.audit_chain import verify
+from sites.vault.audit.audit_log import AuditLog, Signer
 
 LOGITS = np.zeros((3, 2, 2))  # of split test
 NONCE = "0" * 64

@@ -11,8 +11,8 @@ from run_contracts import Cohort, hashed
 from run_hospitals import DOMAIN, Coordinator, Hospital, contract_of, opened
 
 from fedpp.errors import VaultError
-from sites.vault import peer_heads
-from sites.vault.audit_log import AuditLog, Signer
+from sites.vault.audit import peer_heads
+from sites.vault.audit.audit_log import AuditLog, Signer
 from sites.vault.masked_runs.run_member import RunMember
 
 RECORD = {"method": "Info", "who": "unix socket", "outcome": "replied"}

@@ -15,6 +15,7 @@ from fedpp.aggregation.linear_check import ExactSum
 from fedpp.aggregation.run_stage import RunStage
 from fedpp.errors import FederationError, MissingLinksError, VaultError
 from fedpp.keys.key_domain import KeyDomain
+from fedpp.keys.sealed_stage import SealedStage
 from fedpp.learning.initial_weights import encrypted_initial_weights
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol.run_statements import SignedStatement
@@ -22,7 +23,6 @@ from sites.vault.masked_runs import run_refusals
 from sites.vault.masked_runs.accepted_contract import AcceptedContract
 from sites.vault.masked_runs.member_rounds import MemberRound, _sealed
 from sites.vault.masked_runs.run_endorsements import ENDORSED, endorse, model_id
-from sites.vault.masked_runs.sealed_stage import SealedStage
 
 
 def released(cohort: list[Hospital]) -> Coordinator:

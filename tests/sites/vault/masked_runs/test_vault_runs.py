@@ -14,8 +14,8 @@ from fedpp.aggregation.run_stage import RunStage
 from fedpp.errors import VaultError
 from fedpp.protocol.state_certificate import LACKS_STATE
 from fedpp.vault_api.vault_client import VaultClient
-from sites.vault.audit_chain import verify
-from sites.vault.audit_log import AuditLog, Signer
+from sites.vault.audit.audit_chain import verify
+from sites.vault.audit.audit_log import AuditLog, Signer
 
 
 class Remote:
