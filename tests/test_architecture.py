@@ -4,12 +4,14 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MAX_MODULES = 14  # of a folder of the programs, __init__ apart
 SECRET = ("fedpp.keys", "fedpp.imaging", "fedpp.ingest.ingestion", "fedpp.survey", "imagecodecs", "pydicom")
 
 
@@ -127,3 +129,12 @@ def test_import_contracts_hold():
         [str(Path(sys.executable).parent / "lint-imports")], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_folders_of_the_programs_are_small():
+    """A folder of `sites` or `coordinator` has at most 14 modules, and no two modules of the project share a name."""
+    modules = [path for top in ("fedpp", "sites", "coordinator", "simulations") for path in (ROOT / top).rglob("*.py")]
+    named = [path for path in modules if path.stem not in {"__init__", "__main__", "app", "sitecustomize"}]
+    folders = Counter(path.parent for path in named if path.relative_to(ROOT).parts[0] in {"sites", "coordinator"})
+    assert {folder: count for folder, count in folders.items() if count > MAX_MODULES} == {}
+    assert [name for name, count in Counter(path.name for path in named).items() if count > 1] == []
