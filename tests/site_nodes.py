@@ -203,11 +203,10 @@ def aggregate_of(replies: Mapping[str, RecordDict], run_spec: RunSpec) -> tuple[
     """Return the aggregate of the sites' updates, as a coordinator adds them up."""
     parts, values = [], np.zeros(2 * run_spec.network.parameters(), ring_of(run_spec).dtype)
     for name, reply in replies.items():
-        mask = messages.Mask.read(reply)
         examples = int(reply.metric_records[messages.METRICS][messages.EXAMPLES])
-        parts.append((Contribution(name, mask.nonce, examples, mask.min_cohort), mask.tag))
+        parts.append(Contribution(name, examples))
         values = values + update_in(reply, run_spec)
-    return Aggregate.of(parts), values
+    return Aggregate(tuple(parts)), values
 
 
 def train_replies(

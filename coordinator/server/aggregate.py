@@ -22,7 +22,7 @@ class Aggregation(Protocol):
     def __len__(self) -> int:
         """Return how many updates were added."""
 
-    def add(self, part: Contribution, tag: int, update: EncodedUpdate) -> None:
+    def add(self, part: Contribution, update: EncodedUpdate) -> None:
         """Add a site's update."""
 
     def contributions(self) -> Aggregate:
@@ -58,22 +58,22 @@ class RingSum:
         """Start with zero."""
         self._due = due
         self._sum = np.zeros(due.length, due.ring.dtype)
-        self._parts: dict[str, tuple[Contribution, int]] = {}
+        self._parts: dict[str, Contribution] = {}
         self._norms: dict[str, float] = {}
 
     def __len__(self) -> int:
         """Return how many updates were added."""
         return len(self._parts)
 
-    def add(self, part: Contribution, tag: int, update: EncodedUpdate) -> None:
+    def add(self, part: Contribution, update: EncodedUpdate) -> None:
         """Add a site's update."""
         self._due.ring.add(self._sum, update)
-        self._parts[part.site] = part, tag
+        self._parts[part.site] = part
         self._norms[part.site] = norm([self._due.ring.decode(update, part.examples)])
 
     def contributions(self) -> Aggregate:
         """Return whose updates the sum has, in the order of the sites' names."""
-        return Aggregate.of([self._parts[name] for name in sorted(self._parts)])
+        return Aggregate(tuple(self._parts[name] for name in sorted(self._parts)))
 
     def result(self) -> tuple[str, EncodedUpdate]:
         """Return the name and content of the array that the sites are sent."""

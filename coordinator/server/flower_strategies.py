@@ -58,15 +58,14 @@ class FlowerAggregation:
         """Return how many updates were added."""
         return len(self._updates)
 
-    def add(self, part: Contribution, tag: int, update: EncodedUpdate) -> None:
+    def add(self, part: Contribution, update: EncodedUpdate) -> None:
         """Hold a site's update until all are there."""
-        del tag  # an update in clear has none
         self._updates[part.site] = part, update
         self._norms[part.site] = norm([self._due.ring.decode(update, part.examples)])
 
     def contributions(self) -> Aggregate:
         """Return whose updates were added, in the order of the sites' names."""
-        return Aggregate.of([(self._updates[name][0], 0) for name in sorted(self._updates)])
+        return Aggregate(tuple(self._updates[name][0] for name in sorted(self._updates)))
 
     def flagged(self) -> Mapping[str, str]:
         """Return the sites whose update is far longer than the others', and by how much; the strategy gets them."""

@@ -31,15 +31,15 @@ class Reply:
 
 def accept_update(
     content: RecordDict, site: SiteDescription, run_spec: RunSpec, due: Round
-) -> tuple[Contribution, int, EncodedUpdate]:
-    """Return a site's contribution, tag and encoded update; raise `MisfitError` if they do not fit the round."""
+) -> tuple[Contribution, EncodedUpdate]:
+    """Return a site's contribution and encoded update; raise `MisfitError` if they do not fit the round."""
     try:
         _require_origin(messages.Origin.read(content), run_spec.domain, due)
-        mask, weight = messages.Mask.read(content), run_spec.weight(site.sequences[0])
+        weight = run_spec.weight(site.sequences[0])
         _require_examples(messages.record(content, messages.METRICS, MetricRecord).get(messages.EXAMPLES), weight)
         update = messages.words_of(content, due.ring.bits, due.length)
         due.ring.require_within(update, weight)
-        return Contribution(site.name, mask.nonce, weight, mask.min_cohort), mask.tag, update
+        return Contribution(site.name, weight), update
     except (FederationError, MaskError) as error:
         raise MisfitError(str(error)) from None
 

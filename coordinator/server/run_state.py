@@ -79,7 +79,7 @@ class Checkpoint:
 
     round: int
     digest: str  # of the state, as the sites reported it
-    state: bytes  # as a site sent it, sealed or in clear
+    state: bytes  # as a site sent it
     rounds: tuple[RoundRecord, ...]
     seconds: float  # duration of the accepted attempts so far
     strategy_state: bytes = b""
@@ -225,7 +225,7 @@ class RunState:
         return RoundAggregate(**facts, content=array, strategy_state=bytes(content[size:]))
 
     def write_aggregate(self, made: RoundAggregate) -> None:
-        """Record an attempt's aggregate: the vaults would not unmask a second one, of other sites."""
+        """Record an attempt's aggregate: the sites are sent no second one, of other sites."""
         facts = {name: value for name, value in vars(made).items() if name != "content"}
         facts |= {"contributions": made.contributions.to_json(), "dtype": made.content.dtype.str}
         facts["strategy_state"] = len(made.strategy_state)

@@ -1,10 +1,10 @@
-"""Federated averaging without reading the updates: the coordinator adds encoded updates and returns their aggregate.
+"""Federated averaging of a run in clear: the coordinator adds encoded updates and returns their aggregate.
 
 McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, over all admitted sites in every round, but for its last line: the
-sites, which can unmask the aggregate, divide it and run the server optimizer. A site that drops out or abstains is not
-in the list of contributors. If the sites reject a new global model, the round is retried from the last accepted one.
-Without secure aggregation the updates are in clear, and all else is the same; or a strategy of Flower makes the new
-model from them (`coordinator.server.flower_strategies`), which the sites evaluate like any other.
+sites divide the aggregate and run the server optimizer. A site that drops out or abstains is not in the list of
+contributors. If the sites reject a new global model, the round is retried from the last accepted one. Or a strategy of
+Flower makes the new model from the updates (`coordinator.server.flower_strategies`), which the sites evaluate like any
+other.
 
 Each step is on the disk before a request is sent (`coordinator.server.run_state`), so that after a crash the next
 coordinator resumes it: the same round, attempt, run specification and aggregate.

@@ -1,10 +1,8 @@
 """Context of a round in clear: the round, a site's contribution and an aggregate, each with one text."""
 
 import json
-import secrets
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Self
 
 from fedpp.aggregation.ring import Ring
 from fedpp.config.run_config import MAX_EXAMPLES, MAX_SITES
@@ -13,8 +11,6 @@ from fedpp.protocol.membership import is_site_name
 from fedpp.protocol.run_spec import RunSpec
 from fedpp.values import canonical, is_hex
 
-NONCE_BYTES = 32
-PRIME = 2**127 - 1  # tags are numbers modulo it
 MAX_ENCODED_VALUES = 2**32  # under one AES key; 2^31 blocks are distinguishable from random with an advantage of 2^-67
 MAX_ROUND_TEXT = 4096  # characters
 MAX_AGGREGATE_TEXT = 1024 * MAX_SITES  # characters
@@ -22,7 +18,7 @@ MAX_AGGREGATE_TEXT = 1024 * MAX_SITES  # characters
 
 @dataclass(frozen=True)
 class Round:
-    """The round that a mask is for; aggregates across rounds, retries, models or run specifications fail their tag."""
+    """The round that an update is for: one of another round, retry, model or run specification is refused."""
 
     run: str  # the run's nonce, hex
     number: int
@@ -44,13 +40,9 @@ class Round:
             if type(value) is not int or not lowest <= value <= highest:
                 raise MaskError(f"a round's {name} must be an integer from {lowest} to {highest}, got {value!r:.40}")
 
-    def content(self) -> dict[str, Any]:
-        """Return the facts that subkeys are bound to."""
-        return asdict(self)
-
     def to_json(self) -> str:
         """Return one line of JSON."""
-        return canonical(self.content()).decode()
+        return canonical(asdict(self)).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -79,7 +71,7 @@ def ring_of(run_spec: RunSpec) -> Ring:
 def round_of(run_spec: RunSpec, *, run: str, number: int, attempt: int, base: str, n: int) -> Round:
     """Return the context of one attempt at a round, from the state of this digest, with rows of n slots.
 
-    All sites and the coordinator make it here: masks come off where they made the same.
+    All sites and the coordinator make it here; an update is refused where they made another.
     """
     length = run_spec.network.parameters() * n
     return Round(run, number, attempt, base, run_spec.digest, length, ring_of(run_spec))
@@ -87,40 +79,24 @@ def round_of(run_spec: RunSpec, *, run: str, number: int, attempt: int, base: st
 
 @dataclass(frozen=True)
 class Contribution:
-    """One site's masked update: the site, the mask's nonce, the number of examples and the smallest allowed cohort."""
+    """One site's part in an aggregate: the site, and its number of examples."""
 
     site: str
-    nonce: str  # hex, drawn for this mask only
     examples: int
-    min_cohort: int  # fewest sites of an aggregate in which it may be unmasked, by this site's policy
 
     def __post_init__(self) -> None:
-        """Refuse invalid names and numbers, and nonces that `fresh` does not draw."""
+        """Refuse invalid names and numbers."""
         if not is_site_name(self.site):
             raise MaskError(f"a contribution names a site, got {self.site!r:.80}")
-        _require_hex("a mask's nonce", self.nonce)
         if type(self.examples) is not int or not 1 <= self.examples <= MAX_EXAMPLES:
             raise MaskError(f"an update counts 1 to {MAX_EXAMPLES} examples, got {self.examples!r:.40}")
-        if type(self.min_cohort) is not int or not 1 <= self.min_cohort <= MAX_SITES:
-            raise MaskError(f"a smallest cohort is 1 to {MAX_SITES} sites, got {self.min_cohort!r:.40}")
-
-    @classmethod
-    def fresh(cls, site: str, examples: int, min_cohort: int) -> "Contribution":
-        """Return a contribution with a new random nonce."""
-        return cls(site, secrets.token_hex(NONCE_BYTES), examples, min_cohort)
 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """The contributions of an aggregate, and its tag modulo `PRIME`; the tag is 0 without secure aggregation."""
+    """The contributions of an aggregate, in the order of the sites' names."""
 
     parts: tuple[Contribution, ...]
-    tag: int
-
-    @classmethod
-    def of(cls, parts: Sequence[tuple[Contribution, int]]) -> Self:
-        """Return the aggregate of contributions and their tags, which add up."""
-        return cls(tuple(part for part, _ in parts), sum(tag for _, tag in parts) % PRIME)
 
     @property
     def examples(self) -> int:
@@ -129,15 +105,15 @@ class Aggregate:
 
     def to_json(self) -> str:
         """Return one line of JSON."""
-        return canonical({"parts": [asdict(part) for part in self.parts], "tag": f"{self.tag:x}"}).decode()
+        return canonical(asdict(self)).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` returned; raise `MaskError` for anything else."""
         try:
             values = json.loads(text[:MAX_AGGREGATE_TEXT])
-            made = cls(tuple(Contribution(**part) for part in values["parts"]), int(values["tag"], 16))
-            whole = made.to_json() == text and 0 <= made.tag < PRIME
+            made = cls(tuple(Contribution(**part) for part in values["parts"]))
+            whole = made.to_json() == text
         except (ValueError, TypeError, KeyError, RecursionError):
             whole = False
         if not whole:

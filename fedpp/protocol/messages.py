@@ -1,4 +1,4 @@
-"""Messages between coordinator and sites: their names, records and checks.
+"""Messages between coordinator and sites in a run in clear: their names, records and checks.
 
 ::
 
@@ -6,20 +6,19 @@
     query.describe         "config": DescribeRequest                            "site": SiteDescription, "proof"
     query.initial_weights  "config": InitialRequest(, "arrays": model)          "arrays": state
     query.local_baseline   "config": LocalBaselineRequest                       "metrics": Counts
-    train                  "config": TrainRequest, "arrays": (state)            "arrays": words, "mask", "origin",
-                                                                                "metrics"
+    train                  "config": TrainRequest, "arrays": (state)            "arrays": words, "origin", "metrics"
     query.accept           "config": AcceptRequest, "arrays": (state,) words    "metrics": Counts, "verdict"
                            or after, "sum": Sum                                 (, "arrays": state)
     evaluate               "config": EvaluateRequest, "arrays": state           "metrics": Counts
 
-A state is the global model with its server optimizer's moments, as bytes: sealed by a vault, or in clear in a run
-without secure aggregation. Words are an encoded update, or an aggregate of them, masked or not; after is the next
-state, where the coordinator computed it from the updates. `evaluate` is for the final model and the test split. All
-requests but the first carry the "participants" of the run. A site that refuses, or fails, replies with one "refusal".
+A state is the global model with its server optimizer's moments, as bytes. Words are an encoded update, or an aggregate
+of them; after is the next state, where the coordinator computed it from the updates. `evaluate` is for the final model
+and the test split. All requests but the first carry the "participants" of the run. A site that refuses, or fails,
+replies with one "refusal". Masked runs share `query.describe`; they have others (`fedpp.protocol.masked_messages`).
 
-A request names its state by the digest, its `base`, unless only the sites know that (round 0, sealed). A state is sent
-to a site once. A site that reported its digest before gets the digest alone; if it has lost the state, it refuses with
-`LOST_BASE`, and gets the request again with the state.
+A request names its state by the digest, its `base`. A state is sent to a site once. A site that reported its digest
+before gets the digest alone; if it has lost the state, it refuses with `LOST_BASE`, and gets the request again with the
+state.
 """
 
 from collections.abc import Mapping
@@ -36,13 +35,12 @@ from fedpp.config.run_config import MAX_ATTEMPTS
 from fedpp.errors import FederationError
 from fedpp.protocol.run_spec import RunSpec
 from fedpp.texts import one_line
-from fedpp.values import Declared, hexadecimal, is_hex, is_hex_number, one_of, rule, whole
+from fedpp.values import Declared, hexadecimal, is_hex, one_of, rule, whole
 
 ARRAYS, CONFIG, METRICS, SITE, REFUSAL = "arrays", "config", "metrics", "site", "refusal"
-PROOF, PARTICIPANTS, MASK, SUM, VERDICT = "proof", "participants", "mask", "sum", "verdict"
-ORIGIN = "origin"
+PROOF, PARTICIPANTS, ORIGIN, SUM, VERDICT = "proof", "participants", "origin", "sum", "verdict"
 STATE, WORDS, AFTER = "state", "words", "after"  # arrays
-MODEL_FORMS = ("", "clear", "sealed")
+MODEL_FORMS = ("", "clear")
 DESCRIBE, INITIAL_WEIGHTS, ACCEPT, LOCAL_BASELINE = "describe", "initial_weights", "accept", "local_baseline"
 EXAMPLES = "num-examples"
 LOST_BASE = "it does not hold the state that the question names: send it"
@@ -102,7 +100,7 @@ class DescribeRequest(OfContent):
 
 @dataclass(frozen=True)
 class InitialRequest(Request):
-    """Request for the state of round 0: of fresh weights, or of the model that comes along, which may be sealed."""
+    """Request for the state of round 0: of fresh weights, or of the model that comes along."""
 
     model: Annotated[str, one_of(*MODEL_FORMS)]
 
@@ -113,7 +111,7 @@ class RoundRequest(Request):
 
     round: Annotated[int, _ROUND]
     attempt: Annotated[int, _ATTEMPT] = 1
-    base: Annotated[str, _BASE] = ""  # digest of that state; none if it comes along and only sites know it
+    base: Annotated[str, _BASE] = ""  # digest of that state, or nothing: that which comes along
 
 
 @dataclass(frozen=True)
@@ -141,36 +139,8 @@ class LocalBaselineRequest(Request):
 
 
 @dataclass(frozen=True)
-class Mask:
-    """Public facts of an update's mask; of an update in clear, a fresh nonce, 0 and 1."""
-
-    nonce: str  # 64 hex digits
-    tag: int
-    min_cohort: int  # fewest sites of an aggregate from which the mask is removed
-
-    def to_record(self) -> ConfigRecord:
-        """Return the record that carries it."""
-        return ConfigRecord({"nonce": self.nonce, "tag": f"{self.tag:x}", "min_cohort": self.min_cohort})
-
-    @classmethod
-    def read(cls, content: RecordDict) -> Self:
-        """Take it out of a message's content; raise `FederationError` if none fits."""
-        values = record(content, MASK, ConfigRecord)
-        nonce, tag, min_cohort = values.get("nonce"), values.get("tag"), values.get("min_cohort")
-        if not (
-            is_hex(nonce)
-            and is_hex_number(tag)
-            and isinstance(min_cohort, int)
-            and type(min_cohort) is not bool
-            and len(values) == 3
-        ):
-            raise FederationError("its mask does not fit: use one fedpp everywhere")
-        return cls(nonce, int(tag, 16), min_cohort)
-
-
-@dataclass(frozen=True)
 class Origin(OfContent, label="its origin does not fit"):
-    """Origin of a site's update: its key domain, and the round's context, in the text that its mask is bound to."""
+    """Origin of a site's update: its key domain, and the round's context as JSON."""
 
     _record: ClassVar[str] = ORIGIN
 

@@ -65,7 +65,6 @@ class SimulatedClient:
         return RecordDict(
             {
                 messages.ARRAYS: ArrayRecord({messages.WORDS: Array(update)}),
-                messages.MASK: messages.Mask("0" * 64, 0, 1).to_record(),
                 messages.ORIGIN: messages.Origin(
                     request.run_spec.domain, _round(content, request, before).to_json()
                 ).to_record(),

@@ -1,7 +1,7 @@
 """Simulated clients, many in one process: each is a node of its own that uses the Fleet API as a SuperNode does.
 
 Each has its node key and its certified identity, and pulls and pushes the same bytes as a site. Global states and
-unmasked updates, which are equal for all of them, are computed once: one machine has not the memory of 64 sites.
+updates, which are equal for all of them, are computed once: one machine has not the memory of 64 sites.
 """
 
 import argparse
@@ -97,7 +97,7 @@ class Shared:
 
 @dataclass(frozen=True)
 class Member(SimulatedClient):
-    """Simulated client that shares states and unmasked updates with the others, in an honest run without retries."""
+    """Simulated client that shares states and updates with the others, in an honest run without retries."""
 
     shared: Shared = field(default_factory=Shared)
 
@@ -106,7 +106,7 @@ class Member(SimulatedClient):
         return self.shared.once("state", number, lambda: SimulatedClient.state(self, content, run_spec, number))
 
     def encoded_update(self, request: messages.TrainRequest, before: GlobalState) -> EncodedUpdate:
-        """Return the encoded update before masking."""
+        """Return the encoded update."""
         return self.shared.once("update", before.round, lambda: SimulatedClient.encoded_update(self, request, before))
 
     def advanced(self, content: RecordDict, request: messages.AcceptRequest, before: GlobalState) -> GlobalState:

@@ -21,7 +21,7 @@ from flwr.clientapp import ClientApp
 
 from fedpp.aggregation import update_check
 from fedpp.aggregation.global_state import SALT_BYTES, GlobalState, Rows, initial
-from fedpp.aggregation.round_context import NONCE_BYTES, Aggregate, Round
+from fedpp.aggregation.round_context import Aggregate, Round
 from fedpp.config.run_config import SPLITS
 from fedpp.errors import FederationError, ModelError
 from fedpp.files import replace
@@ -138,7 +138,6 @@ def _update(part: Participation, before: GlobalState, of: Round) -> RecordDict:
     return RecordDict(
         {
             messages.ARRAYS: ArrayRecord({messages.WORDS: Array(encoded)}),
-            messages.MASK: messages.Mask(secrets.token_hex(NONCE_BYTES), 0, 1).to_record(),
             messages.ORIGIN: messages.Origin(run_spec.domain, of.to_json()).to_record(),
             messages.METRICS: MetricRecord({messages.EXAMPLES: examples}),
         }

@@ -17,7 +17,7 @@ MIN_STEP = 4  # units of an encoded value that one step of training changes it b
 
 
 def round_of(nonce: str, request: RoundRequest, before: GlobalState) -> Round:
-    """Return the context of this attempt at a round of the run, to which a mask is bound."""
+    """Return the context of this attempt at a round of the run."""
     return round_context.round_of(
         request.run_spec, run=nonce, number=request.round, attempt=request.attempt, base=before.digest, n=before.n
     )

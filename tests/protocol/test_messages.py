@@ -18,7 +18,7 @@ from fedpp.errors import FederationError
 from fedpp.protocol import messages
 from fedpp.texts import one_line
 
-INITIAL = messages.InitialRequest(RUN_SPEC, "sealed")
+INITIAL = messages.InitialRequest(RUN_SPEC, "clear")
 TRAIN = messages.TrainRequest(RUN_SPEC, 1)
 EVALUATE = messages.EvaluateRequest(RUN_SPEC, 2)
 ACCEPT = messages.AcceptRequest(RUN_SPEC, 2, attempt=3, keep=True)
@@ -58,8 +58,9 @@ def test_a_request_survives_its_record(request_: messages.Request) -> None:
 @pytest.mark.parametrize(
     ("request_", "change", "reason"),
     [
-        (INITIAL, {"model": "plain"}, "model must be one of nothing, clear, sealed, got 'plain'"),
-        (INITIAL, {"model": 1}, "model must be one of nothing, clear, sealed"),
+        (INITIAL, {"model": "plain"}, "model must be one of nothing, clear, got 'plain'"),
+        (INITIAL, {"model": 1}, "model must be one of nothing, clear"),
+        (INITIAL, {"model": "sealed"}, "model must be one of nothing, clear"),
         *(
             (request, {name: value}, f"{name} must be a whole number from 1 to ")
             for request in (TRAIN, EVALUATE, ACCEPT)
@@ -90,38 +91,6 @@ def test_a_message_without_a_request_is_refused(content: RecordDict) -> None:
     for kind in (messages.DescribeRequest, *requests):
         with pytest.raises(FederationError, match="a message came without config"):
             kind.read(content)
-
-
-@given(st.text("0123456789abcdef", min_size=64, max_size=64), st.integers(0, 2**127 - 1), st.integers(1, 2000))
-def test_a_mask_survives_its_record(nonce: str, tag: int, least: int) -> None:
-    """A nonce, a tag and a number of sites are read as they were."""
-    mask = messages.Mask(nonce, tag, least)
-    assert messages.Mask.read(RecordDict({messages.MASK: mask.to_record()})) == mask
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        *({"nonce": value} for value in ("", "a" * 63, "a" * 65, "A" * 64, "g" * 64, "a" * 64 + "\n", 7, b"a" * 64)),
-        *({"tag": value} for value in ("", "00", "07", "-1", "+1", "0x1", "A", "g", "1 ", "1\n", "f" * 33, 7)),
-        *({"min_cohort": value} for value in (True, 1.0, "1", [1])),
-        {"site": "north"},
-    ],
-)
-def test_a_mask_has_one_spelling(change: dict[str, Any]) -> None:
-    """Another nonce than 64 hex digits, another spelling of a tag, what is no number, and more are refused."""
-    record = ConfigRecord({**messages.Mask("ab" * 32, 7, 2).to_record(), **change})
-    with pytest.raises(FederationError, match="its mask does not fit"):
-        messages.Mask.read(RecordDict({messages.MASK: record}))
-
-
-@pytest.mark.parametrize("missing", ["nonce", "tag", "min_cohort"])
-def test_a_mask_is_whole(missing: str) -> None:
-    """A mask that lacks one of them is none."""
-    record = messages.Mask("ab" * 32, 7, 2).to_record()
-    del record[missing]
-    with pytest.raises(FederationError, match="its mask does not fit"):
-        messages.Mask.read(RecordDict({messages.MASK: record}))
 
 
 @given(st.text(), st.text())

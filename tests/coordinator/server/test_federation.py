@@ -46,16 +46,14 @@ def metrics(counts: AnyCounts) -> RecordDict:
     return RecordDict({messages.METRICS: MetricRecord(counts.to_mapping())})
 
 
-def altered(content: object = None, **changes: object) -> Callable[[RecordDict], RecordDict]:
-    """Return a change of an update: to these encoded values, this number of examples, or these facts of its mask."""
+def altered(content: object = None, examples: int | None = None) -> Callable[[RecordDict], RecordDict]:
+    """Return a change of an update: to these encoded values, or this number of examples."""
 
     def change(good: RecordDict) -> RecordDict:
         if content is not None:
             good[messages.ARRAYS] = ArrayRecord({messages.WORDS: content})
-        if "examples" in changes:
-            good[messages.METRICS] = MetricRecord({messages.EXAMPLES: changes["examples"]})
-        said = {name: value for name, value in changes.items() if name != "examples"}
-        good[messages.MASK] = ConfigRecord({**good[messages.MASK], **said})
+        if examples is not None:
+            good[messages.METRICS] = MetricRecord({messages.EXAMPLES: examples})
         return good
 
     return change
@@ -108,7 +106,6 @@ NO_STATE = NOTHING | {
 NO_UPDATE = {
     "nothing": (RecordDict(), "without origin"),
     "no words": (without(messages.ARRAYS), "without arrays"),
-    "no mask": (without(messages.MASK), "without mask"),
     "another domain": (of_another(domain="e" * 64), "its update is of domain 'eeeeeeeeeeeeeeee' (or key epoch)"),
     "an earlier round": (of_another(number=0), "its update is of number 0, due is 1"),
     "a later attempt": (of_another(attempt=2), "its update is of attempt 2, due is 1"),
@@ -124,12 +121,6 @@ NO_UPDATE = {
     "two axes": (altered(Array(np.zeros((LENGTH, 1), "<u8"))), f"of shape ({LENGTH}, 1)"),
     "narrow words": (altered(Array(np.zeros(LENGTH, "<u4"))), "are 'uint32'"),
     "floats": (altered(Array(np.full(LENGTH, np.nan))), "are 'float64'"),
-    "another nonce": (altered(nonce="AB" * 32), "its mask does not fit"),
-    "no nonce": (altered(nonce=""), "its mask does not fit"),
-    "a tag of words": (altered(tag="many"), "its mask does not fit"),
-    "a tag beyond the field": (altered(tag="f" * 33), "its mask does not fit"),
-    "a sum of no site": (altered(min_cohort=0), "a smallest cohort is 1 to"),
-    "no number of sites": (altered(min_cohort="1"), "its mask does not fit"),
     "no number of examples": (without(messages.METRICS), "without metrics"),
     "many examples": (altered(examples=10**12), "counts 1000000000000 examples, and by what it announced these are 3"),
 }

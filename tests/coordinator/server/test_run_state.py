@@ -26,7 +26,7 @@ from simulations.benchmarks.simulated_client import counted
 
 SITE = describe("a")
 ENTRY = JournalEntry(2, 1, {"a": SITE}, {"a": "cd" * 32}, {"b": "its update"})
-OF = Aggregate((Contribution("a", "ab" * 32, 3, 2),), 7)
+OF = Aggregate((Contribution("a", 3),))
 AGGREGATE = RoundAggregate(
     2, 1, OF, messages.WORDS, np.arange(9, dtype="<u8"), {"b": "late"}, {"a": "far"}, b"\x00 moments"
 )

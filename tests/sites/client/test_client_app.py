@@ -62,11 +62,10 @@ def test_a_site_trains_for_its_own_domain(both: list[Node], domain: KeyDomain):
     """The reply holds an encoded update without a mask, its origin and the number of sequences only."""
     run_spec = run_spec_of(domain)
     reply = train_reply(both[0], run_spec)
-    assert set(reply) == {messages.ARRAYS, messages.MASK, messages.METRICS, messages.ORIGIN}
+    assert set(reply) == {messages.ARRAYS, messages.METRICS, messages.ORIGIN}
     assert list(reply.array_records[messages.ARRAYS]) == [messages.WORDS]
     assert dict(reply.metric_records[messages.METRICS]) == {messages.EXAMPLES: 6}
     assert update_in(reply, run_spec).any()
-    assert messages.Mask.read(reply).tag == 0
 
 
 def test_a_site_refuses_another_domains_run(north: Node, domain: KeyDomain):

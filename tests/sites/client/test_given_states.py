@@ -29,7 +29,7 @@ from fedpp.protocol.run_spec import RunSpec
 FRAMES = KeyDomain.of_secret(bytes(range(32)), n=1, scheme="more-frame")
 NETWORK = TINY.changed(patch=2)
 RUN_SPEC = run_spec_of(FRAMES, network=NETWORK)
-TOTAL = Aggregate((Contribution("north", "a" * 64, 6, 1), Contribution("south", "b" * 64, 6, 1)), 0)
+TOTAL = Aggregate((Contribution("north", 6), Contribution("south", 6)))
 
 
 @pytest.fixture

@@ -28,12 +28,16 @@ from site_nodes import (
     state_in,
 )
 
+from fedpp.aggregation.global_state import Rows
+from fedpp.aggregation.ring import EncodedUpdate
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning.encrypted_training import EncryptedTrainer
 from fedpp.learning.initial_weights import encrypted_initial_weights
 from fedpp.protocol import messages
 from fedpp.protocol.participants import Participants
+from fedpp.protocol.run_spec import RunSpec
 from fedpp.vault_api.vault_client import VaultClient
+from sites.client import local_round
 from sites.vault.audit.audit_log import AuditLog, Signer
 
 NAMES = ("north", "south", "east")
@@ -59,9 +63,17 @@ def packed(reply: RecordDict) -> bytes:
     return recorddict_to_proto(reply).SerializeToString()
 
 
-def nonce_of(reply: RecordDict) -> str:
-    """Return the nonce that each training draws for its update."""
-    return messages.Mask.read(reply).nonce
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[RunSpec]:
+    """Return the list of the trainings in this process, which grows by one each time that an update is encoded."""
+    made, honest = [], local_round.encoded
+
+    def encoded(run_spec: RunSpec, update: Rows, examples: int) -> EncodedUpdate:
+        made.append(run_spec)
+        return honest(run_spec, update, examples)
+
+    monkeypatch.setattr(local_round, "encoded", encoded)
+    return made
 
 
 def sent_to_new_process(node: Node, kind: str, content: RecordDict, run: int) -> RecordDict:
@@ -94,28 +106,30 @@ def calls(log: Path, method: str) -> int:
     return sum(json.loads(line).get("method") == method for line in log.read_text().splitlines())
 
 
-def test_a_repeated_request_gets_the_same_bytes(north: Node, log: Path, domain: KeyDomain) -> None:
+def test_a_repeated_request_gets_the_same_bytes(
+    north: Node, log: Path, domain: KeyDomain, trainings: list[RunSpec]
+) -> None:
     """Here, and in a new process under another number of Flower's, which does not even load TensorFlow."""
     north.permit(secure_aggregation="optional")
     run_spec = run_spec_of(domain)
     state, request = initial_state(domain, run_spec).to_bytes(), messages.TrainRequest(run_spec, 1)
     first = north.reply_to(request, state, participants=three_participants(domain))
-    assert nonce_of(first) == nonce_of(north.reply_to(request, state))
+    assert packed(first) == packed(north.reply_to(request, state))
+    assert len(trainings) == 1
     again = content_of(domain, request, state, participants=three_participants(domain, 2))
     assert packed(sent_to_new_process(north, "train", again, 2)) == packed(first)
     assert calls(log, "Info") == 3  # it is asked who takes part
 
 
 @pytest.mark.usefixtures("log")
-def test_another_request_is_trained_anew(north: Node, domain: KeyDomain) -> None:
+def test_another_request_is_trained_anew(north: Node, domain: KeyDomain, trainings: list[RunSpec]) -> None:
     """Another attempt, run specification, base state; and the first one again, now replaced."""
     run_spec = run_spec_of(domain)
     state = initial_state(domain, run_spec)
     first = (run_spec, state, 1)
     asked = [first, (run_spec, state, 2), (varied(run_spec, seed=1), state, 1)]
     asked += [(run_spec, initial_state(domain, run_spec, seed=1), 1), first]
-    nonces = []
-    for text, before, attempt in asked:
+    for number, (text, before, attempt) in enumerate(asked, 1):
         content = content_of(
             domain,
             messages.TrainRequest(text, 1, attempt),
@@ -124,8 +138,7 @@ def test_another_request_is_trained_anew(north: Node, domain: KeyDomain) -> None
         )
         reply = north.send("train", content)
         assert packed(north.send("train", content)) == packed(reply)
-        nonces.append(nonce_of(reply))
-    assert len(set(nonces)) == len(asked)
+        assert len(trainings) == number
 
 
 @pytest.mark.usefixtures("log")
@@ -143,7 +156,7 @@ def test_a_kept_reply_is_sent_for_allowed_requests_only(north: Node, domain: Key
 
 
 @pytest.mark.usefixtures("log")
-def test_concurrent_requests_train_once(north: Node, domain: KeyDomain) -> None:
+def test_concurrent_requests_train_once(north: Node, domain: KeyDomain, trainings: list[RunSpec]) -> None:
     """The later ones wait for the first one's reply, and send it too."""
     run_spec, state = started(domain)
     content = content_of(domain, messages.TrainRequest(run_spec, 1), state)
@@ -154,11 +167,11 @@ def test_concurrent_requests_train_once(north: Node, domain: KeyDomain) -> None:
     for thread in asking:
         thread.join(SECONDS)
     assert len(replies) == 3
-    assert len(set(replies)) == 1  # each training draws another nonce
+    assert (len(set(replies)), len(trainings)) == (1, 1)
 
 
 @pytest.mark.usefixtures("log")
-def test_an_update_that_cannot_be_kept_is_sent(north: Node, domain: KeyDomain) -> None:
+def test_an_update_that_cannot_be_kept_is_sent(north: Node, domain: KeyDomain, trainings: list[RunSpec]) -> None:
     """A repeated request costs another training, and nothing else; then it is kept."""
     run_spec, state = started(domain)
     content = content_of(domain, messages.TrainRequest(run_spec, 1), state)
@@ -167,14 +180,14 @@ def test_an_update_that_cannot_be_kept_is_sent(north: Node, domain: KeyDomain) -
         resource.RLIMIT_FSIZE, (2 * 8 * run_spec.network.parameters(), most)
     )  # its words, and nothing more
     try:
-        first = north.send("train", content)
+        assert messages.REFUSAL not in north.send("train", content)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     (folder,) = (north.folder / "runs").iterdir()
     assert {path.name for path in folder.iterdir()} == {"lock", "rounds", "turn"}
     second = north.send("train", content)
-    assert nonce_of(second) != nonce_of(first)
     assert packed(north.send("train", content)) == packed(second)
+    assert len(trainings) == 2
 
 
 def test_a_model_is_evaluated_once(north: Node, log: Path, south: Node, domain: KeyDomain) -> None:

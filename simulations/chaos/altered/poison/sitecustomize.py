@@ -104,12 +104,11 @@ def replay(content: Any, kept: Path) -> None:
     if not kept.exists():
         KEPT.mkdir(exist_ok=True)
         kept.write_bytes(update.data)
-        facts.write_text(json.dumps([dict(content["mask"]), dict(content["origin"])]))
+        facts.write_text(json.dumps(dict(content["origin"])))
         return
-    mask, origin = json.loads(facts.read_text())
     old = Array(update.dtype, tuple(update.shape), update.stype, kept.read_bytes())
     content["arrays"] = ArrayRecord({"words": old})
-    content["mask"], content["origin"] = ConfigRecord(mask), ConfigRecord(origin)
+    content["origin"] = ConfigRecord(json.loads(facts.read_text()))
 
 
 if FORGERY:
