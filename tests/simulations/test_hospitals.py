@@ -159,6 +159,7 @@ def test_a_vault_that_does_not_start_is_named(tmp_path: Path):
     """The error names the hospital and ends with the last line that its vault printed."""
     domain, address = tmp_path / "domain", f"unix:{tmp_path}/vault.sock"
     site = SiteConfig(tmp_path / "north", domain / "keys" / "key.eval", address, tmp_path / "site.yaml", tmp_path)
+    domain.mkdir()  # of the audit log
     with (
         pytest.raises(VaultError, match="the vault of north did not start: .*there is no policy"),
         vaults([site], tmp_path / "passphrase"),
