@@ -3,10 +3,11 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from conftest import ROOT
@@ -125,14 +126,22 @@ def errors_of(dataset: EncryptedDataset) -> Path:
 def vault_arguments(
     site: Site, dataset: EncryptedDataset, address: str, *options: object, evaluation: EvaluationLimits = FEW
 ) -> tuple[object, ...]:
-    """Return the arguments of a site's vault, whose keys and policy lie beside the dataset."""
+    """Return the arguments of a site's vault, whose keys, policy and new audit log lie beside the dataset."""
     folder = dataset.path.with_name(f"keys of {site.identity.name}")
     if not folder.exists():
         key_store.join(folder, site, Passphrase(PASSPHRASE, log2_cost=10))
         create_exclusively(folder / "passphrase", PASSPHRASE)
     secret = ("--domain", folder, "--passphrase-file", folder / "passphrase")
-    served = ("--dataset", dataset.path, "--address", address, "--policy", policy_of(dataset, evaluation))
-    return *secret, *served, *options
+    served = ("--dataset", dataset.path, "--address", address)
+    return *secret, *served, *_decisions(dataset, evaluation, options), *options
+
+
+def _decisions(dataset: EncryptedDataset, evaluation: EvaluationLimits, options: Sequence[object]) -> list[object]:
+    """Return a policy and an audit log of its own, unless the options say that the vault is a trial."""
+    if "--no-policy" in options:
+        return []
+    log = dataset.path.with_name(f"audit {token_hex(8)}.jsonl")
+    return ["--policy", policy_of(dataset, evaluation), "--audit-log", log]
 
 
 @contextmanager

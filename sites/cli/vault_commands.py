@@ -18,6 +18,7 @@ from .masked_run_commands import RUNS
 from .opening import PassphraseSource, add_domain, require_folder, show
 
 READ_ONLY = "create nothing new under a key: no weights, signatures, masks or seals"
+NO_POLICY = "default limits, signatures for any app bundle, no masked runs"
 UNKNOWN_SIGNER = "(as the log states it: give --certificate to check which site it is)"
 
 if TYPE_CHECKING:
@@ -40,13 +41,20 @@ def add_vault_arguments(to: argparse.ArgumentParser) -> None:
         metavar="USER",
         help="name or number of a user that may connect to the Unix socket; may be repeated (default: its group)",
     )
-    to.add_argument("--audit-log", type=path, help="file of one signed line a call (default: stderr only)")
+    to.add_argument("--audit-log", type=path, help="file of one signed line a call; needed unless --no-policy is given")
     to.add_argument(
         "--runs", type=path, help="folder of what the vault keeps of masked runs (default: runs in the domain folder)"
     )
     to.add_argument("--read-only", action="store_true", help=READ_ONLY)
     to.add_argument(
-        "--policy", type=path, help="site.yaml: limits of evaluations, last day, and app bundles that may run"
+        "--policy",
+        type=path,
+        help="site.yaml: limits of evaluations, last day, app bundles that may run; needed unless --no-policy is given",
+    )
+    to.add_argument(
+        "--no-policy",
+        action="store_true",
+        help=f"for a trial, start without --policy, and without --audit-log if none is given: {NO_POLICY}",
     )
 
 
@@ -62,8 +70,10 @@ def vault(
     runs: Path | None,
     read_only: bool,
     policy: Path | None,
+    no_policy: bool,
 ) -> int:
     """Serve the vault on a Unix socket, or over mutual TLS, until SIGTERM or Ctrl-C."""
+    _require_decided(policy, audit_log, no_policy=no_policy)
     os.environ["GRPC_VERBOSITY"] = "NONE"  # a refusal is one line of ours; Flower sets another value in its processes
     from fedpp.config.site_policy import SitePolicy
     from fedpp.dataset.encrypted_dataset import EncryptedDataset
@@ -87,6 +97,8 @@ def vault(
     site = key_store.open_site(domain, passphrase.read())
     opened = EncryptedDataset.open(dataset, site.domain.at_rest_key())
     past = History()
+    if no_policy:
+        print(f"--no-policy, for trials only: {NO_POLICY}", file=sys.stderr)
     with (
         _audit(audit_log, site.identity, past) as (audit, keep),
         nullcontext() if read_only else closing(RunJournal.open(runs or domain / RUNS, site)) as journal,
@@ -109,6 +121,18 @@ def vault(
             stopping=lambda: notify("STOPPING=1"),
         )
     return 0
+
+
+def _require_decided(policy: Path | None, audit_log: Path | None, *, no_policy: bool) -> None:
+    """Refuse a vault without policy or audit log that is not said to be a trial, and a trial with a policy."""
+    if no_policy and policy:
+        raise ConfigError("--no-policy is for a vault without --policy: leave one of them out")
+    missing = [name for name, given in (("--policy", policy), ("--audit-log", audit_log)) if given is None]
+    if missing and not no_policy:
+        instead = "--no-policy instead" if policy is None else "--no-policy instead of --policy"
+        raise ConfigError(
+            f"{' and '.join(missing)} missing: give {'both' if missing[1:] else 'it'}, or for a trial {instead}"
+        )
 
 
 def _user(text: str) -> int:

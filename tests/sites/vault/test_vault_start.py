@@ -2,15 +2,22 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hospital import site_process
+from hospital import error_of, site_process
 from vault_process import NotReadyError
-from vaults import site_vault, vault_arguments
+from vaults import errors_of, policy_of, site_vault, vault_arguments
 
 from fedpp.config.site_policy import starting_text
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
+from fedpp.errors import VaultError
 from fedpp.keys.key_domain import KeyDomain
+from fedpp.protocol.coordinator_identity import SIMULATED
+from fedpp.protocol.membership import PROTOCOL
+from fedpp.vault_api.vault_client import VaultClient
 from simulations.benchmarks.bench_vault import certified
+from sites.cli.vault_commands import NO_POLICY
+from sites.vault.audit.audit_chain import verify
 
 
 def refusal(domain: KeyDomain, dataset: EncryptedDataset, address: str, *options: object) -> str:
@@ -65,3 +72,36 @@ def test_a_log_without_a_folder_is_refused(domain: KeyDomain, dataset: Encrypted
     said = f"fedpp-site vault: the folder of the audit log {log} does not exist: create it first\n"
     assert refusal(domain, dataset, address, "--audit-log", log) == said
     assert not log.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((), "--policy and --audit-log missing: give both, or for a trial --no-policy instead"),
+        (("--audit-log",), "--policy missing: give it, or for a trial --no-policy instead"),
+        (("--policy",), "--audit-log missing: give it, or for a trial --no-policy instead of --policy"),
+        (("--policy", "--no-policy"), "--no-policy is for a vault without --policy: leave one of them out"),
+        (("--policy", "--audit-log", "--no-policy"), "--no-policy is for a vault without --policy: leave one of them"),
+    ],
+)
+def test_policy_and_audit_log_are_needed_or_declined(
+    given: tuple[str, ...], said: str, dataset: EncryptedDataset, address: str, tmp_path: Path
+):
+    """A forgotten option is one line, before keys are opened; only a trial does without, and says so."""
+    paths = {"--policy": (policy_of(dataset),), "--audit-log": (tmp_path / "audit.jsonl",), "--no-policy": ()}
+    options = [part for name in given for part in (name, *paths[name])]
+    line = error_of("vault", "--domain", tmp_path / "none", "--dataset", dataset.path, "--address", address, *options)
+    assert line.startswith(f"fedpp-site vault: {said}")
+    assert not (tmp_path / "audit.jsonl").exists()
+
+
+def test_a_trial_may_keep_a_log(domain: KeyDomain, dataset: EncryptedDataset, address: str, tmp_path: Path):
+    """Without a policy one line says so; the calls are logged, and counts of few patients stay closed by default."""
+    log = tmp_path / "audit.jsonl"
+    with site_vault(domain, dataset, address, "--no-policy", "--audit-log", log), VaultClient(address) as client:
+        assert client.sign("0" * 64, "7", PROTOCOL, "a" * 64, SIMULATED).statement.bundle == "a" * 64
+        first, call = errors_of(dataset).read_text().splitlines()
+        assert (first, "Sign" in call) == (f"--no-policy, for trials only: {NO_POLICY}", True)
+        with pytest.raises(VaultError, match="has 3 patients, and counts of fewer than 10"):
+            client.evaluate("test", np.zeros((3, 2, 2)))
+    assert verify(log).records == 3

@@ -346,11 +346,13 @@ def test_limits_hold_across_a_restart(domain: KeyDomain, dataset: EncryptedDatas
 
 
 def test_without_a_log_the_vault_says_so(domain: KeyDomain, dataset: EncryptedDataset, address: str):
-    """A trial needs no log; a line says that its calls are lost."""
-    with site_vault(domain, dataset, address) as process:
+    """A trial needs no log; a line says that its calls are lost, after one that it has no policy."""
+    with site_vault(domain, dataset, address, "--no-policy") as process:
         process.terminate()
         process.join()
-    assert errors_of(dataset).read_text() == "no --audit-log: calls are logged on stderr only, and lost at a restart\n"
+    policy, log = errors_of(dataset).read_text().splitlines()
+    assert policy == ("--no-policy, for trials only: default limits, signatures for any app bundle, no masked runs")
+    assert log == "no --audit-log: calls are logged on stderr only, and lost at a restart"
 
 
 def test_the_command_verifies(short: Path, tmp_path: Path, domain: KeyDomain):

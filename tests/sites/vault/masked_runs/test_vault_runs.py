@@ -71,6 +71,22 @@ def test_a_run_over_sockets_is_the_run_of_the_state_machines(cohort: list[Hospit
     assert verify(tmp_path / "log of East").records > 20
 
 
+def test_a_vault_without_a_policy_takes_part_in_no_run(tmp_path: Path):
+    """`--no-policy` approves no bundle: its contract is refused before anything is signed, whatever its limits."""
+    made = hospitals(tmp_path)
+    contract = contract_of(made, rounds=1, expires=expiry())
+    with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="fedpp-") as sockets:
+        for of in made:
+            stack.callback(of.journal.close)
+        address = f"unix:{sockets}/vault.sock"
+        options = {"site": made[0].site, "policy": None, "journal": made[0].journal}
+        stack.enter_context(serving(DOMAIN, made[0].dataset, address, **options))
+        made[0].vault = Remote(stack.enter_context(VaultClient(address)))
+        with pytest.raises(VaultError, match=f"this site has not approved bundle {contract.bundle}"):
+            Coordinator(made, contract).begin()
+        assert made[0].journal.rows("contracts", "digest") == []
+
+
 def expiry() -> int:
     """Return an expiry that the clock of this machine accepts."""
     import time
