@@ -303,7 +303,7 @@ def test_the_page_states_what_is_not_protected() -> None:
     for words in (
         "obfuscation of data in use, not a secure cipher",
         "trainer holds the evaluation key",
-        "The coordinator must be trusted with the images",
+        "can steer the model within the bounds of a step",
         "No differential privacy was applied",
         "simulated on one computer",
     ):

@@ -93,8 +93,11 @@ Carry = Callable[..., tuple[Progress, SuperLink]]
 @pytest.fixture
 def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Carry]:
     """Return the end of a run with these ServerApps, and the calls to SuperLink."""
-    folder = RunState(tmp_path)
+    folder, state = RunState(tmp_path), State(tmp_path)
     folder.folder.mkdir()
+    state.connection.parent.mkdir()
+    for path in (state.connection, state.names):
+        path.touch()
     for name, value in {"POLL_SECONDS": 0.01, "STATUS_SECONDS": 0.02, "STOP_SECONDS": 0.2, "MAX_CRASHES": 3}.items():
         monkeypatch.setattr(submission, name, value)
     monkeypatch.setattr(submission, "built", lambda app: b"")
@@ -106,7 +109,7 @@ def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Carry]:
         links.append(superlink := SuperLink(folder, iter(runs)))
         superlink.listed = list(listed)
         monkeypatch.setattr(submission, "flower", superlink)
-        return Submission(State(tmp_path), folder, {"wait-seconds": wait}).carry_out(), superlink
+        return Submission(state, folder, {"wait-seconds": wait}).carry_out(), superlink
 
     yield carry
     for server in (server for link in links for server in link.servers):
