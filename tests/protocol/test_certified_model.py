@@ -31,10 +31,10 @@ def test_a_certified_model_survives_its_bytes():
     MODEL.require(CARD.ca_key)
 
 
-def test_every_changed_byte_is_refused():
-    """Two bits of each byte but the sealed state's are flipped: nothing is read, or verified, as another."""
+def test_changed_bytes_are_refused():
+    """Bits all over the file but the sealed state are flipped, one at a time: nothing is read as another."""
     content = MODEL.to_bytes()
-    for flip in flips(content[: -len(MODEL.sealed)])[::29]:
+    for flip in flips(content[: -len(MODEL.sealed)])[::97]:
         with pytest.raises((ModelError, FederationError)):
             CertifiedModel.from_bytes(flip.content + MODEL.sealed).require(CARD.ca_key)
     for damaged in (b"", content[:100], b"x" + content):
