@@ -319,6 +319,16 @@ def test_the_page_states_what_is_not_protected() -> None:
     assert "SECURE AGGREGATION WAS OFF" not in page.text
 
 
+def test_figures_that_were_not_opened_have_no_columns() -> None:
+    """Without figures of single hospitals their table has splits alone, and says where the figures are."""
+    closed = replace(SHORT, sites=tuple(replace(site, test=None) for site in SHORT.sites))
+    for report, shown in ((SHORT, True), (closed, False)):
+        section = page_of(report)[0].partition('id="hospitals"')[2].partition("</section>")[0]
+        assert ("Specificity" in section) is shown
+        assert ("Figures of single hospitals were not opened" in section) is not shown
+        assert "Validation" in section
+
+
 def test_the_page_escapes_texts_of_sites() -> None:
     """A name that looks like markup is shown as text."""
     evil = "<script>alert(1)</script>"
