@@ -155,7 +155,7 @@ class Hostile:
         except FedppError:
             pass
         else:
-            assert not (replied and other and purpose in ROUND), f"{site} goes on beside its copy"
+            assert not (replied and other and purpose in ROUND), f"{site} continues beside its copy"
             return replied
         return False
 
@@ -184,7 +184,7 @@ class Hostile:
         self.vaults[site, 0].restart(kind)
 
     def revise(self, parent: Run, without: str) -> None:
-        """Put a contract by which a run goes on from its newest certified state without a site."""
+        """Put a contract by which a run continues from its newest certified state without a site."""
         certified = [n for n in range(1, 4) if len(parent.read("step", n)) >= parent.contract.threshold]
         number = max(certified, default=parent.contract.start_round)
         signed = parent.read("step" if number > parent.contract.start_round else "start", number)

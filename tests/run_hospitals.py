@@ -255,7 +255,7 @@ class Coordinator:
 
 
 def revision_of(run: Coordinator, number: int, cohort: Sequence[Hospital], **changes: Any) -> RunContract:
-    """Return the contract by which a cohort goes on from the certified state of a round."""
+    """Return the contract by which a cohort continues from the certified state of a round."""
     purpose = "step" if number else "start"
     signed = [s for s in run.signed() if (s.statement.purpose, s.statement.round) == (purpose, number)]
     base = StateCertificate.made_of(run.contract, signed)

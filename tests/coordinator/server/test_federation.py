@@ -445,7 +445,7 @@ def test_an_initial_model_is_read_before_the_first_request(name: str, line: str,
 
 
 def test_a_run_in_clear_averages_the_updates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The model is the weighted mean of the updates, by a hand-written loop; the operator is told what is seen."""
+    """The model is the weighted mean of the updates, by a hand-written loop; the log says what is seen."""
     steps = {"a": 0.25, "b": -0.125}
     sites = [Site(describe(name, sequences=(3 + 2 * (name == "b"), 2, 1)), step=steps[name]) for name in steps]
     record = federate(LocalGrid(sites), config(tmp_path))

@@ -196,7 +196,7 @@ SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_run_resumes_after_any_crash_to_the_same_model(tmp_path: Path, seed: int) -> None:
-    """Whatever was asked or replied when the coordinator was killed: the next one goes on, and the end is the same."""
+    """After a kill between any request and reply the next coordinator resumes, and the result is the same."""
     with opened(tmp_path / "whole") as cohort:
         federate([Node(of) for of in cohort], fixed(tmp_path / "whole out"))
     out, generator, crashes = fixed(tmp_path / "out"), random.Random(seed), 0
@@ -259,7 +259,7 @@ def leaves(grid: MaskedGrid, node: int) -> None:
 
 
 def test_a_site_that_comes_back_during_the_pause_is_asked_again(cohort: list[Hospital], tmp_path: Path) -> None:
-    """The run waits for it and goes on without an operator."""
+    """The run waits for it, and continues without an operator."""
     nodes = [Node(of) for of in cohort]
     grid, out, looks = MaskedGrid(nodes), tmp_path / "out", [0]
     known = grid.get_node_ids
@@ -337,7 +337,7 @@ def empty(_: RecordDict, usual: Usual) -> RecordDict:
 def test_a_reply_that_is_refused_is_named_and_its_site_asked_again(
     cohort: list[Hospital], tmp_path: Path, kind: str, instead: Any, reason: str
 ) -> None:
-    """One site's reply does not fit: the run names it, waits, and goes on once the site replies as it should."""
+    """One site's reply does not fit: the run names it, waits, and continues once the site replies as it should."""
     nodes, out = [Node(of) for of in cohort], tmp_path / "out"
 
     def twice(content: RecordDict, usual: Usual) -> RecordDict:
@@ -379,7 +379,7 @@ def test_a_second_statement_in_one_place_ends_the_run_with_the_proof(cohort: lis
 
 
 def test_a_member_that_missed_a_step_is_given_the_state(tmp_path: Path) -> None:
-    """Three of four sites certify a round; the fourth goes on from their state, and no operator is asked."""
+    """Three of four sites certify a round; the fourth continues from their state, without an operator."""
     out = tmp_path / "out"
     with opened(tmp_path, 4) as cohort:
         nodes = [Node(of) for of in cohort]
@@ -465,7 +465,7 @@ def test_a_run_continues_without_a_site(five: list[Node], tmp_path: Path) -> Non
 
 
 def test_a_revision_that_a_site_refuses_leaves_the_run_as_it_was(five: list[Node], tmp_path: Path) -> None:
-    """A policy forbids the change: the operator is told, and the run continues with all when the site is back."""
+    """A policy forbids the change: the log says so, and the run continues with all when the site is back."""
     out = tmp_path / "out"
     grid = paused_in_round_2(five, out)
     five[1].of.limits = RunLimits(max_changes=0)

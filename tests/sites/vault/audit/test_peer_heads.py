@@ -66,7 +66,7 @@ def test_a_peer_s_heads_show_a_whole_log_a_cut_and_a_fork(run: tuple[Path, Path,
 
 
 def test_a_log_that_was_written_anew_is_found(run: tuple[Path, Path, Path], tmp_path: Path):
-    """A cut log that goes on has other records where peers remember the first ones."""
+    """A cut log that is continued has other records where peers remember the first ones."""
     log, certificate, runs = run
     (tmp_path / "north.json").write_text(site("audit-log", "heads", runs, "--json").stdout)
     with opened(tmp_path / "again") as cohort:

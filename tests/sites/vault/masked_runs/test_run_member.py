@@ -133,7 +133,7 @@ def test_secrets_are_sealed_on_the_disk(cohort: list[Hospital]):
 
 
 def test_a_site_that_missed_a_step_loads_the_certified_state(cohort: list[Hospital]):
-    """It is given the state sealed, checks it against its certificate, and goes on to the same end."""
+    """It is given the state sealed, checks it against its certificate, and continues to the same result."""
     run = Coordinator(cohort, contract_of(cohort, rounds=2, monitor="loss")).begin()
     run.train(1)
     run.release(1)

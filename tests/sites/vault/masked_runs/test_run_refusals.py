@@ -236,7 +236,7 @@ def test_an_update_that_cannot_be_masked_has_one_text(cohort: list[Hospital], ca
 
 
 def test_an_update_beyond_the_bound_is_clipped(cohort: list[Hospital], caplog: pytest.LogCaptureFixture):
-    """The vault scales it, says so in its own log, and the run goes on."""
+    """The vault scales it, says so in its own log, and the run continues."""
     run = Coordinator(cohort, contract_of(cohort, rounds=1)).begin()
     first = cohort[0]
     large = first.update(1) * 1000.0

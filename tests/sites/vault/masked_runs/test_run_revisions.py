@@ -1,4 +1,4 @@
-"""Revisions: a run goes on without a site, with a new one, or not at all."""
+"""Revisions: a run continues without a site, with a new one, or not at all."""
 
 from collections.abc import Sequence
 from pathlib import Path
