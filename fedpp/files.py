@@ -138,3 +138,12 @@ def _written(path: Path, *content: bytes | memoryview, mode: int, synced: bool =
         Path(name).unlink()
         raise
     return Path(name)
+
+
+def sync_folder(folder: Path) -> None:
+    """Write a folder's entries to the disk: a new file in it is then found after a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

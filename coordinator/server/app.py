@@ -138,16 +138,7 @@ def _federate_in_clear(grid: Grid, config: RunConfig, folder: RunState, progress
 def run_spec_of(admission: Admission, config: RunConfig, card: DomainCard) -> RunSpec:
     """Return the run specification, which is the same in all requests, for the admitted sites."""
     sites = admission.sites.values()
-    run_spec = RunSpec(
-        domain=card.fingerprint,
-        task=next(iter(sites)).task,
-        training=config.training,
-        server_optimizer=config.server_optimizer,
-        masked=False,
-        examples=1,
-        sites=1,
-        bounds=config.bounds,
-    )
+    run_spec = RunSpec.of_settings(config, card.fingerprint, next(iter(sites)).task, masked=False)
     return run_spec.of_sites(sites)
 
 

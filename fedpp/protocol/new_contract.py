@@ -35,16 +35,7 @@ def first_contract(
     Law: `first_contract(...).require()` raises nothing.
     """
     _require_enough(len(sites), settings.min_honest, settings.colluders)
-    spec = RunSpec(
-        domain=domain,
-        task=next(iter(sites)).task,
-        training=settings.training,
-        server_optimizer=settings.server_optimizer,
-        masked=True,
-        examples=1,
-        sites=1,
-        bounds=settings.bounds,
-    )
+    spec = RunSpec.of_settings(settings, domain, next(iter(sites)).task, masked=True)
     cohort = _cohort(spec, sites, certificates)
     return RunContract(
         spec=_weighed(spec, cohort),

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from fedpp.config.hyperparameters import MAX_EPOCHS, Training
 from fedpp.config.model_spec import MAX_PARAMETERS, ModelSpec
-from fedpp.config.run_config import MAX_EXAMPLES, MAX_SITES, UpdateBounds
+from fedpp.config.run_config import MAX_EXAMPLES, MAX_SITES, RunSettings, UpdateBounds
 from fedpp.config.server_optimizer import SERVER_NAMES, ServerOptimizerConfig
 from fedpp.config.task import Task
 from fedpp.errors import ConfigError, FederationError
@@ -47,6 +47,20 @@ class RunSpec(Declared, label="run specification", error=FederationError):
     def network(self) -> ModelSpec:
         """Return the specification of the network that is trained."""
         return ModelSpec(self.task, self.training.model)
+
+    @classmethod
+    def of_settings(cls, settings: RunSettings, domain: str, task: Task, *, masked: bool) -> Self:
+        """Return the run specification of these settings, before its sites are counted."""
+        return cls(
+            domain=domain,
+            task=task,
+            training=settings.training,
+            server_optimizer=settings.server_optimizer,
+            masked=masked,
+            examples=1,
+            sites=1,
+            bounds=settings.bounds,
+        )
 
     def of_sites(self, sites: Collection[SiteDescription]) -> Self:
         """Return the run specification with these sites admitted; raise `FederationError` for too many examples."""

@@ -39,21 +39,21 @@ def key(laboratory: Laboratory) -> float:
 
 def test_image(laboratory: Laboratory) -> float:
     """Evaluations with one unit open for one patient give the image of a test patient, at half its size."""
-    hospitals = laboratory.hospitals(3)
-    coordinator, images = ChoosingCoordinator.of(hospitals, laboratory.folder), _maxima(hospitals[0], "test")
-    found = laboratory.drawn("guess").normal(size=images.shape[1:])
-    with suppress(FederationError):
-        found = _test_image(coordinator, laboratory)
-    return max(known(found, image) for image in images)
+    return _image(laboratory, "test", _test_image)
 
 
 def training_image(laboratory: Laboratory) -> float:
     """Updates with one unit open for one patient give the image of a training patient, at half its size."""
+    return _image(laboratory, "train", _training_image)
+
+
+def _image(laboratory: Laboratory, split: str, read: Callable[[ChoosingCoordinator, Laboratory], Values]) -> float:
+    """Return how well an image of this split is known, which `read` finds, or else a guess."""
     hospitals = laboratory.hospitals(3)
-    coordinator, images = ChoosingCoordinator.of(hospitals, laboratory.folder), _maxima(hospitals[0], "train")
+    coordinator, images = ChoosingCoordinator.of(hospitals, laboratory.folder), _maxima(hospitals[0], split)
     found = laboratory.drawn("guess").normal(size=images.shape[1:])
     with suppress(FederationError):
-        found = _training_image(coordinator, laboratory)
+        found = read(coordinator, laboratory)
     return max(known(found, image) for image in images)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from fedpp.errors import VaultError
+from fedpp.files import sync_folder
 from fedpp.keys.site_identity import SiteIdentity
 from fedpp.values import canonical
 
@@ -121,7 +122,7 @@ class AuditLog:
         if not self._chain.count:
             os.fchmod(self._file, MODE)
             self.append({"method": BEGIN, "outcome": "started", "public_key": self._signer.public_key})
-            _sync_folder(self._path.parent)
+            sync_folder(self._path.parent)
         elif self._chain.public_key != self._signer.public_key:
             raise VaultError(
                 f"the audit log {self._path} is signed by another key, {self._chain.public_key[:16]}, and this vault "
@@ -175,11 +176,3 @@ class AuditLog:
                 )
             raise VaultError(f"the audit log cannot be written ({reason}): all calls are refused until it can")
         self._size += written
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

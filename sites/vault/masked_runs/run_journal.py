@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedpp.errors import VaultError
-from fedpp.files import lock_folder, make_folder, replace
+from fedpp.files import lock_folder, make_folder, replace, sync_folder
 from fedpp.key_material import subkey
 from fedpp.keys.key_store import Site
 
@@ -171,7 +171,7 @@ class RunJournal:
         name = digest.hexdigest()
         try:
             replace(self._folder / ARRAYS / name, *content)
-            _sync(self._folder / ARRAYS)
+            sync_folder(self._folder / ARRAYS)
         except OSError as error:
             raise VaultError(f"the journal of runs cannot be written ({error.strerror}): free space") from None
         return name
@@ -201,7 +201,7 @@ class RunJournal:
                     self._database.execute(statement)
                 for name, value in facts.items():
                     self.insert("facts", name=name, value=value)
-            _sync(self._folder)
+            sync_folder(self._folder)
         found = {str(name): str(value) for name, value in self.rows("facts", "name, value")}
         if found != facts:
             wrong = next(name for name, value in facts.items() if found.get(name) != value)
@@ -238,11 +238,3 @@ def _owner(site: Site) -> str:
 
 def _condition(where: dict[str, str | int]) -> str:
     return " AND ".join(f"{name} = ?" for name in where) or "TRUE"
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
