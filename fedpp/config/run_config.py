@@ -50,7 +50,9 @@ class RunSettings(Declared, label="run configuration", hyphens=True):
     """What a run does, whoever starts it: a coordinator's run and a simulation's scenario hold it."""
 
     sites: Annotated[int, whole(1, MAX_SITES), "sites to wait for"]
-    quorum: Annotated[int, whole(0, MAX_SITES), "fewest sites of a round; 0: more than half of the sites"] = 0
+    quorum: Annotated[
+        int, whole(0, MAX_SITES), "fewest sites of a round of a run in clear; 0: more than half of the sites"
+    ] = 0
     rounds: Annotated[int, whole(1), "rounds of the run"] = 10
     training: Annotated[Training, Flat()] = Training()
     server_optimizer: Annotated[ServerOptimizerConfig, SERVER_NAMES] = ServerOptimizerConfig()
@@ -70,7 +72,9 @@ class RunSettings(Declared, label="run configuration", hyphens=True):
     reporting: Annotated[Reporting, "figures of a masked run: of the cohort alone, or of each site, too"] = "aggregate"
     bounds: Annotated[UpdateBounds, Flat()] = UpdateBounds()
     local_baseline: Annotated[bool, "each site also trains a model on its own data alone, for comparison"] = False
-    retries: Annotated[int, whole(0, MAX_ATTEMPTS - 1), "retries of a round whose model the sites do not accept"] = 2
+    retries: Annotated[
+        int, whole(0, MAX_ATTEMPTS - 1), "retries of a round of a run in clear whose model the sites do not accept"
+    ] = 2
     wait_seconds: Annotated[
         float, number(above=0), "seconds to wait for enough sites, in a round for its quorum, and for room on the disk"
     ] = 600.0
