@@ -307,7 +307,7 @@ class Hostile:
         at = MemberRound.of_number(
             of.vault._of, AcceptedContract.load(of.vault._of, run.digest), of.vault._stages, number
         )
-        own = own_update.stored(at.of, at.question)
+        own = own_update.stored(at.of, at.inputs)
         assert own is not None
         x, ring = at._encoded(own), at.ring
         pairs = dict(_pairs(run, of, at.at.content))
@@ -316,10 +316,10 @@ class Hostile:
             np.concatenate(list(pair_masks.masked(x, ring, at._seed(), signs))), y
         )  # the symbols are the values
         place = HONEST.index(of.name)
-        weights = f"{at.question.weights} {at.question.purpose}"
-        update = Update(place, weights, at.question.plan)
+        weights = f"{at.inputs.weights} {at.inputs.purpose}"
+        update = Update(place, weights, at.inputs.plan)
         made = self.made.setdefault(update, sha256(x.tobytes()).hexdigest())
-        assert made == sha256(x.tobytes()).hexdigest(), f"{of.name} made two updates for one question"
+        assert made == sha256(x.tobytes()).hexdigest(), f"{of.name} made two updates for the same inputs"
         vector: dict[Symbol, int] = {update: 1}
         for other, key in pairs.items():
             if other != COLLUDING:

@@ -182,9 +182,9 @@ class Coordinator:
         """Return the cohort's certificates."""
         return [of.site.certificate.to_json() for of in self.cohort]
 
-    def all_state(self, question: Callable[[Hospital], str]) -> None:
+    def all_state(self, phase: Callable[[Hospital], str]) -> None:
         """Ask every hospital, and then keep what they stated."""
-        self.keep([question(of) for of in self.cohort])
+        self.keep([phase(of) for of in self.cohort])
 
     def keep(self, statements: Iterable[str]) -> None:
         """Keep statements that are not known."""

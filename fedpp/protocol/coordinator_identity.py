@@ -45,7 +45,7 @@ class CoordinatorIdentity(Declared, label="coordinator", error=FederationError):
     name: Host
 
     @classmethod
-    def told(cls, authority: x509.Certificate, host: str) -> Self:
+    def of_certificate(cls, authority: x509.Certificate, host: str) -> Self:
         """Return the coordinator of this CA certificate and host name or address."""
         return cls(authority.fingerprint(SHA256()).hex(), canonical_host(host))
 
@@ -73,12 +73,12 @@ class CoordinatorNames(Declared, label="coordinator's names", error=FederationEr
         """Return the names in a run's configuration, JSON; those of a simulation for an empty text."""
         return cls.from_json(text) if text else cls.only(SIMULATED)
 
-    def require(self, site: str, told: CoordinatorIdentity) -> None:
+    def require(self, site: str, known: CoordinatorIdentity) -> None:
         """Raise `FederationError` unless a site's statement names this coordinator."""
-        if told.authority in self.authorities and any(_names(name, told.name) for name in self.names):
+        if known.authority in self.authorities and any(_names(name, known.name) for name in self.names):
             return
         raise FederationError(
-            f"{site} knows the coordinator as {told}, and this run is of {', '.join(self.names)}, authority "
+            f"{site} knows the coordinator as {known}, and this run is of {', '.join(self.names)}, authority "
             f"{' or '.join(authority[:16] for authority in self.authorities)}: its statement was replayed, or the "
             "sites join by different names or certificates"
         )

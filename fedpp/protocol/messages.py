@@ -225,7 +225,7 @@ def _parts(header: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def refuse(reason: str, message: Message) -> Message:
-    """Answer a message with the reason why it is not answered."""
+    """Return a reply with the reason why the request is refused."""
     return Message(RecordDict({REFUSAL: ConfigRecord({"reason": reason})}), reply_to=message)
 
 
@@ -240,7 +240,7 @@ def is_lost(reply: Message) -> bool:
 
 
 def lost_base(reply: Message) -> bool:
-    """Tell whether a site says that it does not hold the state which it was asked about."""
+    """Tell whether a site reports that it does not hold the state that the request names."""
     return reply.has_content() and dict(reply.content.config_records.get(REFUSAL, {})) == {"reason": LOST_BASE}
 
 

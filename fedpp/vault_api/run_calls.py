@@ -1,4 +1,4 @@
-"""Client of the vault's part in masked runs: contract, statements, states and updates, and what they are answered with.
+"""Client of the vault's part in masked runs: contract, statements, states and updates.
 
 Statements, contracts and certificates are JSON texts here, since the ClientApp only relays them.
 """

@@ -232,7 +232,7 @@ class Vault:
 
 class MaskedRunsStub:
     """The part of a site's vault in masked runs. Every run is a contract that its members sign: docs/explanation/threats.md.
-    Each question is a stream whose parts are joined; the same question has the same answer, byte for byte.
+    Each request is a stream whose parts are joined; a repeated request gets the first reply, byte for byte.
     """
 
     def __init__(self, channel):
@@ -310,7 +310,7 @@ class MaskedRunsStub:
 
 class MaskedRunsServicer:
     """The part of a site's vault in masked runs. Every run is a contract that its members sign: docs/explanation/threats.md.
-    Each question is a stream whose parts are joined; the same question has the same answer, byte for byte.
+    Each request is a stream whose parts are joined; a repeated request gets the first reply, byte for byte.
     """
 
     def AcceptRun(self, request_iterator, context):
@@ -482,7 +482,7 @@ def add_MaskedRunsServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class MaskedRuns:
     """The part of a site's vault in masked runs. Every run is a contract that its members sign: docs/explanation/threats.md.
-    Each question is a stream whose parts are joined; the same question has the same answer, byte for byte.
+    Each request is a stream whose parts are joined; a repeated request gets the first reply, byte for byte.
     """
 
     @staticmethod

@@ -63,9 +63,9 @@ def share(succeeded: list[bool]) -> float:
     return sum(succeeded) / len(succeeded)
 
 
-def granted(ask: Callable[..., object], *arguments: object) -> bool:
-    """Tell whether a question is answered, and not refused."""
+def granted(request: Callable[..., object], *arguments: object) -> bool:
+    """Tell whether a request is granted, and not refused."""
     with suppress(FedppError):
-        ask(*arguments)
+        request(*arguments)
         return True
     return False

@@ -25,7 +25,7 @@ def labels_in_one_call(laboratory: Laboratory) -> float:
     victim, *_ = cohort = laboratory.hospitals(3)
     run = Coordinator(cohort, contract_of(cohort)).begin()
     positive, negative = _histograms(run.trained(victim, 1, _predictions(victim))[0])
-    return _told(victim, positive[_bins(victim)], negative[_bins(victim)])
+    return _share_right(victim, positive[_bins(victim)], negative[_bins(victim)])
 
 
 def counts_in_clear() -> AbstractContextManager[None]:
@@ -51,11 +51,11 @@ def labels_by_difference(laboratory: Laboratory) -> float:
         moved = _predictions(victim, np.where(np.arange(bins.size) == place, spare, bins))
         after = _histograms(run.trained(victim, 1, moved)[0])
         positive[place], negative[place] = (old[own] - new[own] for old, new in zip(before, after, strict=True))
-    return _told(victim, positive, negative)
+    return _share_right(victim, positive, negative)
 
 
 def anew_each_time() -> AbstractContextManager[None]:
-    """Let a vault mask a round's update anew for each question, with the same masks: either alone stops it."""
+    """Let a vault mask a round's update anew for each request, with the same masks: either alone stops it."""
     train = MemberRound.train
 
     def again(
@@ -64,7 +64,7 @@ def anew_each_time() -> AbstractContextManager[None]:
         if signed := of.accepted.mine("train", of.at.number):
             with of.accepted.writing():
                 of.of.journal.delete("seeds", context=of.at.id)
-                of.of.journal.delete("updates", **of.question.where)
+                of.of.journal.delete("updates", **of.inputs.where)
                 of.of.journal.delete("statements", contract=of.accepted.digest, text=signed.to_json())
             of.accepted.chains = of.accepted._stored()
         return train(of, update, logits)
@@ -94,10 +94,10 @@ def _histograms(masked: EncodedUpdate) -> tuple[Words, Words]:
     return masked[-2 * SCORE_BINS : -SCORE_BINS], masked[-SCORE_BINS:]
 
 
-def _told(victim: Hospital, positive: Words, negative: Words) -> float:
+def _share_right(victim: Hospital, positive: Words, negative: Words) -> float:
     """Return the share of labels that these words show, and rightly."""
-    told = np.where((positive == 1) & (negative == 0), 1, np.where((positive == 0) & (negative == 1), 0, -1))
-    return float(np.mean(told == victim.labels))
+    guessed = np.where((positive == 1) & (negative == 0), 1, np.where((positive == 0) & (negative == 1), 0, -1))
+    return float(np.mean(guessed == victim.labels))
 
 
 COUNT_ATTACKS = {

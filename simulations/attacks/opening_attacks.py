@@ -52,7 +52,7 @@ def other_run(laboratory: Laboratory) -> float:
 
 
 def other_plan(laboratory: Laboratory) -> float:
-    """The second run also has another learning rate, so that its question is a new one."""
+    """The second run also has another learning rate, so that its updates are new ones."""
     hospitals = _endorsing(laboratory.hospitals(4))
     again = lambda: _opened(_run(hospitals[1:], learning_rate=0.06))  # noqa: E731  the second opening
     return _difference(hospitals, _opened(_run(hospitals)), again)

@@ -226,11 +226,13 @@ def _serve(options: argparse.Namespace, identity: Path, shared: Shared, stopped:
     site = Site(DOMAIN, own, DomainCA(DOMAIN.ca_seed()).certify(own.request(), card))
     member = Member(described(identity.name), DOMAIN, held=shared.held, shared=shared)
     keys = key, key.public_key()
-    told = Coordinator.parse(options.superlink, Path(options.ca)).told()
+    coordinator = Coordinator.parse(options.superlink, Path(options.ca)).identity()
     with http_request_response(options.superlink, False, options.ca, keys, max_wait_time=GONE_SECONDS) as connection:
         number, receive, send, get_run, _, pull, push, confirm = connection
         print(f"{READY}: {identity.name} is node {number}", flush=True)
-        Node(member, site, told, receive, send, lambda run: get_run(run).fab_hash, pull, push, confirm).serve(stopped)
+        Node(member, site, coordinator, receive, send, lambda run: get_run(run).fab_hash, pull, push, confirm).serve(
+            stopped
+        )
 
 
 if __name__ == "__main__":

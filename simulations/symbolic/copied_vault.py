@@ -17,17 +17,17 @@ def looks(setting: Setting, world: World, index: int, fact: Fact) -> Iterator[tu
     Either of two copies may show its chain. It must continue what the vault saw before, or be a part of it.
     """
     shown = _SHOWN.get(fact.purpose)
-    question = setting.questions.get(fact.about)
-    if not setting.copies or setting.site_of(index) == 0 or not shown or not question or 0 not in question.cohort:
+    request = setting.requests.get(fact.about)
+    if not setting.copies or setting.site_of(index) == 0 or not shown or not request or 0 not in request.cohort:
         yield (), ""
         return
     seen = frozenset(
         of._replace(purpose=of.purpose.removeprefix(_SAW)) for of in world.vaults[index] if _SAW in of.purpose
     )
-    of_run = frozenset(of for of in seen if setting.questions[of.about].run == question.run)
+    of_run = frozenset(of for of in seen if setting.requests[of.about].run == request.run)
     for number, vault in enumerate(world.vaults):
         if setting.site_of(number) == 0 and fact._replace(purpose=shown) in vault:
-            chain = _chain(setting, vault, question.run, (question.round, _PHASES.index(shown)))
+            chain = _chain(setting, vault, request.run, (request.round, _PHASES.index(shown)))
             continues = of_run <= chain or chain <= of_run
             if continues or "statement chain" not in setting.rules:
                 saw = tuple(of._replace(purpose=_SAW + of.purpose) for of in chain - of_run)
@@ -40,6 +40,6 @@ def _chain(setting: Setting, vault: Vault, run: str, end: tuple[int, int]) -> Va
         of
         for of in vault
         if of.purpose in _PHASES
-        and setting.questions[of.about].run == run
-        and (setting.questions[of.about].round, _PHASES.index(of.purpose)) <= end
+        and setting.requests[of.about].run == run
+        and (setting.requests[of.about].round, _PHASES.index(of.purpose)) <= end
     )

@@ -130,4 +130,4 @@ def _game(
 ) -> RoundGame:
     """Return the game of a schedule; an honest coordinator names one T in a context."""
     burns, variants = (True, 1) if honest else (schedule.burns, schedule.variants)
-    return RoundGame(Setting(of, schedule.questions, rules, variants, burns, lost, honest))
+    return RoundGame(Setting(of, schedule.requests, rules, variants, burns, lost, honest))

@@ -1,7 +1,7 @@
-"""Federation and questions: who takes part, and which rounds the adversary may put to the sites.
+"""Federation and requests: who takes part, and which rounds the adversary may request of the sites.
 
-A *question* is one round as it is put to the sites: a run, a round, a base state, a plan (all that determines a site's
-update beside the base model) and a cohort.
+A *request* is one round as it is requested of the sites: a run, a round, a base state, a plan (all that determines a
+site's update beside the base model) and a cohort.
 """
 
 from dataclasses import dataclass
@@ -44,17 +44,17 @@ class Federation:
 
 
 @dataclass(frozen=True)
-class Question:
-    """One round as it is put to the sites."""
+class RoundRequest:
+    """One round as it is requested of the sites."""
 
     run: str
     round: int
     weights: str  # of the base model
     plan: str
     cohort: frozenset[int]
-    base: str = ""  # the question whose step made the base state; empty: the initial model of the run
+    base: str = ""  # the request whose step made the base state; empty: the initial model of the run
     variant: int = 0  # of that step
-    counts: str = OPENED  # of the base state, as the question states them
+    counts: str = OPENED  # of the base state, as the request states them
     endorsed: bool = True  # each site's operator endorsed the initial model
     forged: bool = False  # colluders alone signed the base state
     revises: str = ""  # the run that this one continues

@@ -13,13 +13,13 @@ def starts(setting: Setting, world: World, index: int) -> Iterator[Move]:
     """Yield revisions that a vault signs (S2): no lock of it forbids them, and it has signed no other."""
     vault, site = world.vaults[index], setting.site_of(index)
     for run, name in setting.first.items():
-        question = setting.questions[name]
+        request = setting.requests[name]
         if (
-            question.revises
-            and site in question.cohort
+            request.revises
+            and site in request.cohort
             and not {Fact("start", run), Fact("abandon", run)} & vault
-            and ("cohort size" not in setting.rules or setting.federation.is_large_enough(question.cohort))
-            and ("one successor" not in setting.rules or not _works_for(setting, vault, question.revises))
+            and ("cohort size" not in setting.rules or setting.federation.is_large_enough(request.cohort))
+            and ("one successor" not in setting.rules or not _works_for(setting, vault, request.revises))
             and ("certified base" not in setting.rules or has_base(setting, world, name))
             and ("agreed revision" not in setting.rules or is_free(setting, world, vault, name))
         ):
@@ -32,7 +32,7 @@ def abandons(setting: Setting, world: World, index: int) -> Iterator[Move]:
     for run, name in setting.first.items():
         left = Fact("abandon", run)
         if Fact("start", run) in vault and left not in vault and _is_asked_to_abandon(setting, world, name):
-            trains = any(Fact("train", of) in vault for of in setting.questions if setting.questions[of].run == run)
+            trains = any(Fact("train", of) in vault for of in setting.requests if setting.requests[of].run == run)
             shown = world.having(left) or (setting.is_helped(name) and not setting.honest)
             shared = shown and "shared abandonment" in setting.rules
             if not trains or shared or "no way back" not in setting.rules:
@@ -42,8 +42,8 @@ def abandons(setting: Setting, world: World, index: int) -> Iterator[Move]:
 def burns(setting: Setting, world: World, index: int) -> Iterator[Move]:
     """Yield contexts in which a vault signs that it has released nothing, and never will."""
     vault, site = world.vaults[index], setting.site_of(index)
-    for name, question in setting.questions.items():
-        if site in question.cohort and _is_asked_to_burn(setting, world, site, name):
+    for name, request in setting.requests.items():
+        if site in request.cohort and _is_asked_to_burn(setting, world, site, name):
             for variant in (0,) if "burn of a context" in setting.rules else range(setting.variants):
                 fact = Fact("burn", name, variant)
                 if fact not in vault and (setting.lost or not setting.has(vault, "release", name)):
@@ -51,26 +51,26 @@ def burns(setting: Setting, world: World, index: int) -> Iterator[Move]:
 
 
 def is_burned(setting: Setting, vault: Vault, name: str, variant: int) -> bool:
-    """Tell whether a vault has burned this T of a question's context."""
+    """Tell whether a vault has burned this T of a request's context."""
     return setting.has(vault, "burn", name, (0,) if "burn of a context" in setting.rules else (variant,))
 
 
 def is_current(setting: Setting, world: World, index: int, name: str) -> bool:
-    """Tell whether a vault works for a question's run, and has not trained in a later round of it."""
-    question, vault = setting.questions[name], world.vaults[index]
-    if question.revises and (Fact("abandon", question.run) in vault or not _is_started(setting, world, name)):
+    """Tell whether a vault works for a request's run, and has not trained in a later round of it."""
+    request, vault = setting.requests[name], world.vaults[index]
+    if request.revises and (Fact("abandon", request.run) in vault or not _is_started(setting, world, name)):
         return False
-    trained = (setting.questions[of] for purpose, of, _ in vault if purpose == "train")
-    return all(of.run != question.run or of.round <= question.round for of in trained)
+    trained = (setting.requests[of] for purpose, of, _ in vault if purpose == "train")
+    return all(of.run != request.run or of.round <= request.round for of in trained)
 
 
 def may_release(setting: Setting, vault: Vault, name: str) -> bool:
-    """Tell whether a vault has not signed a revision of a question's run, or has abandoned it."""
-    return "agreement binds" not in setting.rules or not _works_for(setting, vault, setting.questions[name].run)
+    """Tell whether a vault has not signed a revision of a request's run, or has abandoned it."""
+    return "agreement binds" not in setting.rules or not _works_for(setting, vault, setting.requests[name].run)
 
 
 def is_free(setting: Setting, world: World, vault: Vault, name: str) -> bool:
-    """Tell whether no release of a vault forbids a question: the locks of the base model's weights."""
+    """Tell whether no release of a vault forbids a request: the locks of the base model's weights."""
     return not any(
         _forbids(setting, locked, name) and not _is_moved(setting, world, locked, variant, name)
         for purpose, locked, variant in vault
@@ -79,24 +79,22 @@ def is_free(setting: Setting, world: World, vault: Vault, name: str) -> bool:
 
 
 def has_base(setting: Setting, world: World, name: str) -> bool:
-    """Tell whether the base of a question is certified; an initial model needs no certificate."""
-    question = setting.questions[name]
-    certified = (
-        question.base and not question.forged and setting.has_certificate(world, question.base, question.variant)
-    )
-    return not question.base or bool(certified)
+    """Tell whether the base of a request is certified; an initial model needs no certificate."""
+    request = setting.requests[name]
+    certified = request.base and not request.forged and setting.has_certificate(world, request.base, request.variant)
+    return not request.base or bool(certified)
 
 
 def fork(setting: Setting, world: World, name: str) -> str:
-    """Return a fault if another successor of a question's parent is active beside its run."""
-    question = setting.questions[name]
-    others = set(setting.successors.get(question.revises, ())) - {question.run}
-    stepped = {setting.questions[fact.about].run for _, fact in world.stored("step")}
-    return FORK if question.revises and stepped & others else ""
+    """Return a fault if another successor of a request's parent is active beside its run."""
+    request = setting.requests[name]
+    others = set(setting.successors.get(request.revises, ())) - {request.run}
+    stepped = {setting.requests[fact.about].run for _, fact in world.stored("step")}
+    return FORK if request.revises and stepped & others else ""
 
 
-def _forbids(setting: Setting, locked: str, asked: str) -> bool:
-    old, new = setting.questions[locked], setting.questions[asked]
+def _forbids(setting: Setting, locked: str, wanted: str) -> bool:
+    old, new = setting.requests[locked], setting.requests[wanted]
     if old == new or old.weights != new.weights:
         return False
     if old.cohort != new.cohort:
@@ -106,9 +104,9 @@ def _forbids(setting: Setting, locked: str, asked: str) -> bool:
     return "no second mask" in setting.rules
 
 
-def _is_moved(setting: Setting, world: World, locked: str, variant: int, asked: str) -> bool:
-    """Tell whether a lock moves to a question: a smaller cohort, without sites that burned the context."""
-    old, new = setting.questions[locked], setting.questions[asked]
+def _is_moved(setting: Setting, world: World, locked: str, variant: int, wanted: str) -> bool:
+    """Tell whether a lock moves to a request: a smaller cohort, without sites that burned the context."""
+    old, new = setting.requests[locked], setting.requests[wanted]
     if not new.cohort < old.cohort or old.plan != new.plan:
         return False
     out = old.cohort - new.cohort
@@ -128,27 +126,27 @@ def _works_for(setting: Setting, vault: Vault, parent: str) -> bool:
 
 def _is_started(setting: Setting, world: World, name: str) -> bool:
     """Tell whether the whole cohort of a revision has signed it, and t members of the old run."""
-    question = setting.questions[name]
-    signed = {setting.site_of(index) for index, fact in world.stored("start") if fact.about == question.run}
-    old = setting.questions[setting.first[question.revises]].cohort
-    voices = signed | (question.cohort - set(setting.federation.honest))
+    request = setting.requests[name]
+    signed = {setting.site_of(index) for index, fact in world.stored("start") if fact.about == request.run}
+    old = setting.requests[setting.first[request.revises]].cohort
+    voices = signed | (request.cohort - set(setting.federation.honest))
     enough = len(voices & old) >= setting.federation.threshold(old) or "t of the old" not in setting.rules
     return signed.issuperset(setting.honest_of[name]) and enough
 
 
 def _is_asked_to_burn(setting: Setting, world: World, site: int, name: str) -> bool:
     """Tell whether a site is asked to burn: a lock may then move, and an honest coordinator needs it for a revision."""
-    asked = setting.questions[name]
+    wanted = setting.requests[name]
     if not setting.honest:
-        moves = any(site not in of.cohort and of.weights == asked.weights for of in setting.questions.values())
+        moves = any(site not in of.cohort and of.weights == wanted.weights for of in setting.requests.values())
         return setting.burns and (moves or "more burns" in setting.rules)
     return any(other.about == name for _, other in world.stored("release")) and any(
         site not in revision.cohort
-        and revision.weights == asked.weights
+        and revision.weights == wanted.weights
         and setting.federation.is_large_enough(revision.cohort)
         and not world.having(Fact("abandon", run))
-        for run in setting.successors.get(asked.run, ())
-        for revision in (setting.questions[setting.first[run]],)
+        for run in setting.successors.get(wanted.run, ())
+        for revision in (setting.requests[setting.first[run]],)
     )
 
 
@@ -157,8 +155,8 @@ def _is_asked_to_abandon(setting: Setting, world: World, name: str) -> bool:
 
     That is the old run, until a site burned for the revision; then a revision for which a site burned as well.
     """
-    asked = setting.questions[name]
+    wanted = setting.requests[name]
     burned = {setting.site_of(index) for index, _ in world.stored("burn")}
-    ways = [run for run in setting.successors[asked.revises] if burned - setting.questions[setting.first[run]].cohort]
+    ways = [run for run in setting.successors[wanted.revises] if burned - setting.requests[setting.first[run]].cohort]
     kept = [run for run in ways if not world.having(Fact("abandon", run))]
-    return not setting.honest or kept != [asked.run]
+    return not setting.honest or kept != [wanted.run]

@@ -50,15 +50,15 @@ class RoundGame:
     def is_done(self, world: World) -> bool:
         """Tell whether all honest sites of a cohort have signed the last round of their run."""
         return any(
-            question.round == self.setting.last_rounds[question.run] and self.setting.all_have(world, "step", name)
-            for name, question in self.setting.questions.items()
+            request.round == self.setting.last_rounds[request.run] and self.setting.all_have(world, "step", name)
+            for name, request in self.setting.requests.items()
         )
 
     def _after(self, world: World, index: int, fact: Fact, saw: tuple[Fact, ...]) -> World:
         """Return the world with a new fact; of vaults in equal roles it does not matter which is which."""
         knowing = world.knowing
         if fact.purpose == "release" and not world.having(fact):
-            weights = self.setting.questions[fact.about].weights
+            weights = self.setting.requests[fact.about].weights
             known = (symbol for vector in self._known(world)[0] for symbol, _ in vector)
             if any(isinstance(symbol, Update) and symbol.weights == weights for symbol in known):
                 knowing |= {(fact.about, fact.choice)}
@@ -73,7 +73,7 @@ class RoundGame:
         """Return the honest sites that are in the same cohorts, where there are two or more."""
         roles: dict[tuple[bool, ...], list[int]] = {}
         for site in self.setting.federation.honest:
-            place = (site == 0 and self.setting.copies, *(site in of.cohort for of in self.setting.questions.values()))
+            place = (site == 0 and self.setting.copies, *(site in of.cohort for of in self.setting.requests.values()))
             roles.setdefault(place, []).append(site)
         return tuple(tuple(role) for role in roles.values() if len(role) > 1)
 
@@ -110,8 +110,8 @@ class RoundGame:
         reads = self.setting.federation.colluding or self.setting.copies
         for purpose, name, made in vault:
             if purpose == "train":
-                question, context = self.setting.questions[name], self.setting.contexts[name]
-                update = Update(site, question.weights, f"{question.plan}, {question.counts} counts")
+                request, context = self.setting.requests[name], self.setting.contexts[name]
+                update = Update(site, request.weights, f"{request.plan}, {request.counts} counts")
                 vector: dict[Symbol, int] = {} if copied else {update: 1}
                 if not (reads and self.setting.has(vault, "release", name)):
                     vector[Mask((site,), (*context, str(made)))] = 1
@@ -120,4 +120,4 @@ class RoundGame:
                         vector[Mask((min(site, other), max(site, other)), context)] = 1 if site < other else -1
                 yield frozenset(vector.items())
                 if "counts in vector" not in self.setting.rules:
-                    yield frozenset({(Update(site, question.weights, "counts"), 1)})
+                    yield frozenset({(Update(site, request.weights, "counts"), 1)})

@@ -12,19 +12,19 @@ _SHARED = "shared abandonment"
 
 
 def trains(setting: Setting, world: World, index: int) -> Iterator[Move]:
-    """Yield questions for which a vault masks its update (P1)."""
+    """Yield requests for which a vault masks its update (P1)."""
     vault, site = world.vaults[index], setting.site_of(index)
-    for name, question in setting.questions.items():
+    for name, request in setting.requests.items():
         if (
-            site in question.cohort
+            site in request.cohort
             and not setting.has(vault, "train", name)
             and not setting.has(vault, "burn", name)
-            and ("cohort size" not in setting.rules or setting.federation.is_large_enough(question.cohort))
+            and ("cohort size" not in setting.rules or setting.federation.is_large_enough(request.cohort))
             and is_current(setting, world, index, name)
             and _is_certified(setting, world, vault, name)
             and is_free(setting, world, vault, name)
         ):
-            chosen = question.forged or not question.endorsed
+            chosen = request.forged or not request.endorsed
             yield Fact("train", name, int(index != site)), CHOICE if chosen else ""
 
 
@@ -51,11 +51,9 @@ def steps(setting: Setting, world: World, index: int) -> Iterator[Move]:
     vault = world.vaults[index]
     for purpose, name, named in vault:
         if purpose == "release" and setting.all_have(world, "release", name, (named,)):
-            question = setting.questions[name]
-            rounds = (
-                (setting.questions[of].run, setting.questions[of].round) for kind, of, _ in vault if kind == "step"
-            )
-            is_first = (question.run, question.round) not in rounds
+            request = setting.requests[name]
+            rounds = ((setting.requests[of].run, setting.requests[of].round) for kind, of, _ in vault if kind == "step")
+            is_first = (request.run, request.round) not in rounds
             for total in (named,) if "sum in T" in setting.rules else range(setting.variants):
                 fact = Fact("step", name, total)
                 if (
@@ -69,7 +67,7 @@ def steps(setting: Setting, world: World, index: int) -> Iterator[Move]:
 def forbids_nothing(setting: Setting, world: World, index: int, fact: Fact) -> bool:
     """Tell whether a fact forbids nothing that could happen without it: it is then searched in no order but "at once".
 
-    So is a step where a vault names one T and needs no counts, and no other question is put in its round. So is a
+    So is a step where a vault names one T and needs no counts, and no other request is of its round. So is a
     training once the vault has released its masks of the rounds before, if it can leave the run: a colluder can always
     abandon a revision.
     """
@@ -79,12 +77,12 @@ def forbids_nothing(setting: Setting, world: World, index: int, fact: Fact) -> b
         or fact.purpose not in {"train", "step"}
     ):
         return False
-    question, vault = setting.questions[fact.about], world.vaults[index]
-    of_run = [(name, of) for name, of in setting.questions.items() if of.run == question.run and name != fact.about]
+    request, vault = setting.requests[fact.about], world.vaults[index]
+    of_run = [(name, of) for name, of in setting.requests.items() if of.run == request.run and name != fact.about]
     if fact.purpose == "step":
-        return all(of.round != question.round for _, of in of_run)
-    before = (name for name, of in of_run if of.round <= question.round)
-    leaves = not question.revises or (setting.is_helped(fact.about) and not setting.honest and _SHARED in setting.rules)
+        return all(of.round != request.round for _, of in of_run)
+    before = (name for name, of in of_run if of.round <= request.round)
+    leaves = not request.revises or (setting.is_helped(fact.about) and not setting.honest and _SHARED in setting.rules)
     return leaves and all(setting.has(vault, "release", name) for name in before)
 
 
@@ -121,21 +119,21 @@ def _fault(setting: Setting, world: World, index: int, fact: Fact, named: int) -
 
 
 def _two_states(setting: Setting, world: World, name: str) -> str:
-    """Return a fault if two states of a question's round are certified."""
-    place = (setting.questions[name].run, setting.questions[name].round)
-    rivals = (of for of, other in setting.questions.items() if (other.run, other.round) == place)
+    """Return a fault if two states of a request's round are certified."""
+    place = (setting.requests[name].run, setting.requests[name].round)
+    rivals = (of for of, other in setting.requests.items() if (other.run, other.round) == place)
     certified = sum(setting.has_certificate(world, of, variant) for of in rivals for variant in (0, 1))
     return STATES if certified > 1 else ""
 
 
 def _is_certified(setting: Setting, world: World, vault: Vault, name: str) -> bool:
-    """Tell whether a vault takes the base of a question, with counts that it opened itself, or that others report."""
-    question = setting.questions[name]
-    if not question.base:
-        return question.endorsed or "endorsement" not in setting.rules
+    """Tell whether a vault takes the base of a request, with counts that it opened itself, or that others report."""
+    request = setting.requests[name]
+    if not request.base:
+        return request.endorsed or "endorsement" not in setting.rules
     if "t certificates" not in setting.rules:
         return True
     if not has_base(setting, world, name):
         return False
-    opened = any(fact.purpose == "step" and fact.about == question.base for fact in vault)
-    return question.counts != CHOSEN or not (opened or "counts in digest" in setting.rules)
+    opened = any(fact.purpose == "step" and fact.about == request.base for fact in vault)
+    return request.counts != CHOSEN or not (opened or "counts in digest" in setting.rules)

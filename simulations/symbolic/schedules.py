@@ -1,9 +1,9 @@
-"""Schedules: which questions the adversary may put in one search."""
+"""Schedules: which requests the adversary may make in one search."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from .federation import CHOSEN, Federation, Question
+from .federation import CHOSEN, Federation, RoundRequest
 from .protocol_rules import KNOWING
 
 FEDERATIONS = (
@@ -23,13 +23,13 @@ MANY = 4  # honest sites: then a schedule with two successors and burns takes a 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Questions that the adversary may put in one search."""
+    """Requests that the adversary may make in one search."""
 
     name: str
-    questions: Mapping[str, Question]
+    requests: Mapping[str, RoundRequest]
     burns: bool = False
     variants: int = 2  # of T, in a context
-    completes: bool = False  # an honest coordinator may put them: some run can be completed from every world
+    completes: bool = False  # an honest coordinator may make them: some run can be completed from every world
     long: bool = False  # seconds: searched with all rules, and for no control
     limit: str = ""  # the promise that breaks even with all rules
 
@@ -46,14 +46,14 @@ def _rounds(of: Federation) -> Iterator[Schedule]:
     """Yield schedules of one run, and of two with other cohorts."""
     first, after = _first(of), _second(of)
     forks = {"after 0": after, "after 1": replace(after, weights="first/1", variant=1)}
-    told = replace(after, counts=CHOSEN)
+    altered = replace(after, counts=CHOSEN)
     less = replace(first, run="B", cohort=of.cohort - {of.honest[-1]})
     forged = replace(first, weights="chosen", base="forged", forged=True)
     alone = frozenset({0}) | (of.cohort - set(of.honest))
     yield Schedule("two rounds, and forks of the state between them", {"first": first, **forks}, completes=True)
     yield Schedule("two runs from one model: a site less", {"first": first, "again": less}, long=of.copied)
     yield Schedule(
-        "two rounds, and other counts of the state between", {"first": first, "after 0": after, "told": told}
+        "two rounds, and other counts of the state between", {"first": first, "after 0": after, "altered": altered}
     )
     yield Schedule("a state that colluders alone certify", {"first": first, "forged": forged})
     yield Schedule("a cohort that is too small", {"first": replace(first, cohort=alone)})
@@ -92,9 +92,9 @@ def _revisions(of: Federation) -> Iterator[Schedule]:
         yield Schedule("two successors without a common site", {**base, **halves})
 
 
-def _first(of: Federation) -> Question:
-    return Question("A", 1, "W", "p", of.cohort)
+def _first(of: Federation) -> RoundRequest:
+    return RoundRequest("A", 1, "W", "p", of.cohort)
 
 
-def _second(of: Federation) -> Question:
-    return Question("A", 2, "first/0", "p", of.cohort, base="first")
+def _second(of: Federation) -> RoundRequest:
+    return RoundRequest("A", 2, "first/0", "p", of.cohort, base="first")

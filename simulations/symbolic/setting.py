@@ -1,10 +1,10 @@
-"""Setting of one search: the federation, the questions that may be put, and the rules in force."""
+"""Setting of one search: the federation, the requests that may be made, and the rules in force."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from .federation import CHOSEN, Federation, Question
+from .federation import CHOSEN, Federation, RoundRequest
 from .known_sums import Context
 from .protocol_rules import ALL
 from .vault_world import Fact, Vault, World
@@ -12,10 +12,10 @@ from .vault_world import Fact, Vault, World
 
 @dataclass(frozen=True)
 class Setting:
-    """The federation, the questions, the rules, and what else happens."""
+    """The federation, the requests, the rules, and what else happens."""
 
     federation: Federation
-    questions: Mapping[str, Question]
+    requests: Mapping[str, RoundRequest]
     rules: frozenset[str] = ALL
     variants: int = 2
     burns: bool = False  # sites may be asked to burn
@@ -24,12 +24,12 @@ class Setting:
 
     @cached_property
     def contexts(self) -> Mapping[str, Context]:
-        """Return the context of each question, which its masks and signatures are bound to."""
-        return {name: self._context(question) for name, question in self.questions.items()}
+        """Return the context of each request, which its masks and signatures are bound to."""
+        return {name: self._context(request) for name, request in self.requests.items()}
 
     @cached_property
     def sharing(self) -> Mapping[str, tuple[str, ...]]:
-        """Return for each question the questions of its context."""
+        """Return for each request the requests that share its context."""
         return {
             name: tuple(other for other, of in self.contexts.items() if of == context)
             for name, context in self.contexts.items()
@@ -37,31 +37,31 @@ class Setting:
 
     @cached_property
     def honest_of(self) -> Mapping[str, tuple[int, ...]]:
-        """Return the honest members of each question's cohort."""
+        """Return the honest members of each request's cohort."""
         return {
-            name: tuple(site for site in self.federation.honest if site in question.cohort)
-            for name, question in self.questions.items()
+            name: tuple(site for site in self.federation.honest if site in request.cohort)
+            for name, request in self.requests.items()
         }
 
     @cached_property
     def successors(self) -> Mapping[str, tuple[str, ...]]:
         """Return for each run the revisions that may continue it."""
         return {
-            question.run: tuple({of.run: None for of in self.questions.values() if of.revises == question.run})
-            for question in self.questions.values()
+            request.run: tuple({of.run: None for of in self.requests.values() if of.revises == request.run})
+            for request in self.requests.values()
         }
 
     @cached_property
     def first(self) -> Mapping[str, str]:
-        """Return the first question of each run."""
-        names = sorted(self.questions, key=lambda name: self.questions[name].round, reverse=True)
-        return {self.questions[name].run: name for name in names}
+        """Return the first request of each run."""
+        names = sorted(self.requests, key=lambda name: self.requests[name].round, reverse=True)
+        return {self.requests[name].run: name for name in names}
 
     @cached_property
     def last_rounds(self) -> Mapping[str, int]:
         """Return the last round of each run."""
-        ordered = sorted(self.questions.values(), key=lambda question: question.round)
-        return {question.run: question.round for question in ordered}
+        ordered = sorted(self.requests.values(), key=lambda request: request.round)
+        return {request.run: request.round for request in ordered}
 
     @cached_property
     def copies(self) -> bool:
@@ -73,22 +73,22 @@ class Setting:
         return index if index < len(self.federation.honest) else 0
 
     def is_helped(self, name: str) -> bool:
-        """Tell whether a colluder is in a question's cohort: it chooses its vector, its tag and its signatures."""
-        return len(self.honest_of[name]) < len(self.questions[name].cohort)
+        """Tell whether a colluder is in a request's cohort: it chooses its vector, its tag and its signatures."""
+        return len(self.honest_of[name]) < len(self.requests[name].cohort)
 
     def has(self, vault: Vault, purpose: str, name: str, choices: tuple[int, ...] = (0, 1)) -> bool:
-        """Tell whether a vault has stored a fact in the context of a question."""
+        """Tell whether a vault has stored a fact in the context of a request."""
         return not self._facts(purpose, name, choices).isdisjoint(vault)
 
     def all_have(self, world: World, purpose: str, name: str, choices: tuple[int, ...] = (0, 1)) -> bool:
-        """Tell whether all honest members of a question's cohort have stored such a fact; one of two copies will do."""
+        """Tell whether all honest members of a request's cohort have stored such a fact; one of two copies will do."""
         facts = self._facts(purpose, name, choices)
         without = [site for site in self.honest_of[name] if facts.isdisjoint(world.vaults[site])]
         return not without or (without == [0] and not facts.isdisjoint(world.vaults[-1]) and self.copies)
 
     def has_certificate(self, world: World, name: str, variant: int) -> bool:
-        """Tell whether t members have signed the state after a question; colluders sign anything."""
-        cohort = self.questions[name].cohort
+        """Tell whether t members have signed the state after a request; colluders sign anything."""
+        cohort = self.requests[name].cohort
         fact = Fact("step", name, variant)
         signed = {self.site_of(index) for index, vault in enumerate(world.vaults) if fact in vault}
         colluding = len(cohort) - len(self.honest_of[name])
@@ -103,13 +103,13 @@ class Setting:
 
     @cached_property
     def _facts_of(self) -> dict[tuple[str, str, tuple[int, ...]], frozenset[Fact]]:
-        """Return what has been asked for, so that it is made once."""
+        """Return a cache of the facts, which the search looks up often."""
         return {}
 
-    def _context(self, question: Question) -> Context:
-        context: Context = (question.run, str(question.round))
+    def _context(self, request: RoundRequest) -> Context:
+        context: Context = (request.run, str(request.round))
         if "base in context" in self.rules:
-            context = (*context, question.state)
-            if "counts in digest" in self.rules and question.counts == CHOSEN:
-                context = (*context, question.counts)
+            context = (*context, request.state)
+            if "counts in digest" in self.rules and request.counts == CHOSEN:
+                context = (*context, request.counts)
         return context

@@ -12,7 +12,7 @@ class Fact(NamedTuple):
     """
 
     purpose: str  # train, release, step, burn, start (of a revision), abandon, saw
-    about: str  # a question; start and abandon: a run
+    about: str  # a request; start and abandon: a run
     choice: int = 0
 
 
@@ -23,7 +23,7 @@ class World(NamedTuple):
     """The honest vaults, a copy of the first one's at the end if one was made, and which T were named knowingly."""
 
     vaults: tuple[Vault, ...]
-    knowing: frozenset[tuple[str, int]] = frozenset()  # question and variant of T, fixed when a sum of it was known
+    knowing: frozenset[tuple[str, int]] = frozenset()  # request and variant of T, fixed when a sum of it was known
 
     def storing(self, index: int, *facts: Fact) -> "World":
         """Return the world after a vault has stored facts."""

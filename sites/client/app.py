@@ -32,7 +32,7 @@ from fedpp.texts import one_line
 from fedpp.vault_api.vault_client import SiteInfo, VaultClient
 
 from . import local_round, masked_rounds
-from .participation import Participation, has_state, open_dataset, participating, told_coordinator
+from .participation import Participation, coordinator_of, has_state, open_dataset, participating
 from .reply_policy import Query, public_reason, replying
 from .same_site import require_one_site
 
@@ -57,7 +57,7 @@ def describe(query: Query) -> RecordDict:
         info = vault.info()
         require_one_site(key, dataset, info)
         dataset.verify()
-        proof = vault.sign(request.nonce, query.run, request.protocol, query.bundle, told_coordinator(query.site))
+        proof = vault.sign(request.nonce, query.run, request.protocol, query.bundle, coordinator_of(query.site))
     description = _description(info, key.n)
     proved = ConfigRecord({"proof": proof.to_json()})
     return RecordDict({messages.SITE: ConfigRecord(description.to_mapping()), messages.PROOF: proved})

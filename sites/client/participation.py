@@ -113,7 +113,7 @@ def participating(query: Query, run_spec: RunSpec) -> Iterator[Participation]:
     participants = Participants.from_record(messages.record(query.content, messages.PARTICIPANTS, ConfigRecord))
     membership = Membership(participants, query.run, query.bundle)
     with VaultClient(query.site.vault) as vault:
-        query.policy.require_participants(_other_sites(vault, membership, told_coordinator(query.site)))
+        query.policy.require_participants(_other_sites(vault, membership, coordinator_of(query.site)))
         cache = ReplyCache(query.site.work, participants.nonce)
         yield Participation(run_spec, local.key, local.dataset, query, participants.nonce, vault, cache)
 
@@ -143,17 +143,17 @@ def has_state(content: RecordDict) -> bool:
     return messages.STATE in messages.record(content, messages.ARRAYS, ArrayRecord)
 
 
-def told_coordinator(site: SiteConfig) -> CoordinatorIdentity:
+def coordinator_of(site: SiteConfig) -> CoordinatorIdentity:
     """Return the coordinator as the site knows it; a simulation has none."""
     return CoordinatorIdentity.from_json(site.coordinator) if site.coordinator else SIMULATED
 
 
-def _other_sites(vault: VaultClient, membership: Membership, told: CoordinatorIdentity) -> int:
+def _other_sites(vault: VaultClient, membership: Membership, identity: CoordinatorIdentity) -> int:
     """Return how many other members participate; raise `FederationError` if one did not prove its membership."""
     info = vault.info()
     card = DomainCard.from_json(info.card)
     nonce = membership.participants.nonce
-    coordinator = CoordinatorNames.only(told)
+    coordinator = CoordinatorNames.only(identity)
     run = Run(card.ca_key, card.fingerprint, nonce, membership.run, membership.bundle, coordinator)
     return membership.participants.others(info.site, run, datetime.now(UTC))
 

@@ -133,7 +133,7 @@ def _port(superlink: str, ca: Path) -> tuple[str, Coordinator]:
 
 
 def _one_coordinator(identity: Path, coordinator: Coordinator) -> tuple[str, None]:
-    require_coordinator(identity, coordinator.told())
+    require_coordinator(identity, coordinator.identity())
     return "this identity was used with no other", None
 
 

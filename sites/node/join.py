@@ -43,7 +43,7 @@ def join(superlink: str, ca: Path, identity: Path, site: SiteConfig, own_vault: 
         _require_checks(superlink, ca, identity, site, None if own_vault is None else own_vault.domain)
         require_flower()
         coordinator = Coordinator.parse(superlink, ca)
-        site = replace(site, coordinator=coordinator.told().to_json())
+        site = replace(site, coordinator=coordinator.identity().to_json())
         if own_vault is None:
             with ProcessGroup({}) as outer:
                 _Joined(coordinator, identity, site, outer).run()

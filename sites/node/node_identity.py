@@ -38,17 +38,17 @@ def create_identity(folder: Path) -> Path:
     return folder / PUBLIC_KEY
 
 
-def require_coordinator(folder: Path, told: CoordinatorIdentity) -> None:
+def require_coordinator(folder: Path, coordinator: CoordinatorIdentity) -> None:
     """Raise `FederationError` if the identity was used with another coordinator.
 
     A statement, state or reply that was made for one must not serve another.
     """
     record = NodeRecord.load(folder)
-    if record is not None and record.coordinator not in {"", told.to_json()}:
+    if record is not None and record.coordinator not in {"", coordinator.to_json()}:
         before = CoordinatorIdentity.from_json(record.coordinator)
         raise FederationError(
-            f"{folder} was used with the coordinator {before}, not with {told}: make another identity for this one "
-            "with `fedpp-site identity`, and have it enrolled"
+            f"{folder} was used with the coordinator {before}, not with {coordinator}: make another identity for this "
+            "one with `fedpp-site identity`, and have it enrolled"
         )
 
 

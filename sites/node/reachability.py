@@ -55,13 +55,13 @@ class Coordinator:
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    def told(self) -> CoordinatorIdentity:
+    def identity(self) -> CoordinatorIdentity:
         """Return the coordinator as the site knows it; raise `ConfigError` for a CA file that cannot be read."""
         try:
             authority = x509.load_pem_x509_certificate(self.ca.read_bytes())
         except (OSError, ValueError):
             raise ConfigError(f"{self.ca} is no certificate in PEM: ask the coordinator for its ca.pem") from None
-        return CoordinatorIdentity.told(authority, self.host)
+        return CoordinatorIdentity.of_certificate(authority, self.host)
 
     def require_port(self) -> None:
         """Raise `UnreachableError` unless a server listens."""

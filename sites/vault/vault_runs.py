@@ -35,7 +35,7 @@ Requests = Iterator[vault_pb2.RunRequest]
 
 
 class VaultRuns(vault_pb2_grpc.MaskedRunsServicer):
-    """Replies as one site to questions about masked runs."""
+    """Service of one site's part in masked runs."""
 
     def __init__(self, member: RunMember, record: Append, require_writing: Callable[[], None]) -> None:
         """Reply by a member's state machine; `record` writes to the audit log."""
@@ -56,13 +56,13 @@ class VaultRuns(vault_pb2_grpc.MaskedRunsServicer):
     def RevealCoin(self, requests: Requests, context: grpc.ServicerContext) -> vault_pb2.StatementReply:  # noqa: N802
         """Reveal the site's coin."""
         with self._recording("RevealCoin", context) as call:
-            first, statements = _asked(call, requests)
+            first, statements = _with_statements(call, requests)
             return _stated(call, self._member.coin(first.contract, statements))
 
     def StartRun(self, requests: Requests, context: grpc.ServicerContext) -> vault_pb2.StatementReply:  # noqa: N802
         """Sign the first state."""
         with self._recording("StartRun", context) as call:
-            first, statements = _asked(call, requests)
+            first, statements = _with_statements(call, requests)
             return _stated(call, self._member.start(first.contract, statements))
 
     def Stage(self, request: Request, context: grpc.ServicerContext) -> Iterator[vault_pb2.Block]:  # noqa: N802
@@ -99,7 +99,7 @@ class VaultRuns(vault_pb2_grpc.MaskedRunsServicer):
     def ReleaseMask(self, requests: Requests, context: grpc.ServicerContext) -> vault_pb2.StatementReply:  # noqa: N802
         """Release the site's own mask."""
         with self._recording("ReleaseMask", context) as call:
-            first, statements = _asked(call, requests)
+            first, statements = _with_statements(call, requests)
             if not is_hex(first.sum_hash):
                 raise VaultError(f"the hash of a sum is 64 hexadecimal digits, got {first.sum_hash!r:.80}")
             statement, sealed = self._member.release(first.contract, first.round, statements, first.sum_hash)
@@ -220,7 +220,7 @@ def _digest(request: Request) -> str:
     return str(request.contract)
 
 
-def _asked(call: Call, requests: Requests) -> tuple[Request, list[str]]:
+def _with_statements(call: Call, requests: Requests) -> tuple[Request, list[str]]:
     """Return the first message and all statements."""
     first = _first(call, requests)
     texts = _Texts(first.statements)

@@ -42,13 +42,13 @@ def test_only_hosts_are_names(text: str):
 def test_the_authority_is_its_certificate_s_fingerprint(tmp_path: Path):
     """It is the SHA-256 that `openssl x509 -fingerprint -sha256` prints, and returns from its text."""
     certificate = x509.load_pem_x509_certificate(ensure(tmp_path / "tls", []).ca.read_bytes())
-    told = CoordinatorIdentity.told(certificate, "HUB")
-    assert told == CoordinatorIdentity(sha256(certificate.public_bytes(Encoding.DER)).hexdigest(), "hub")
-    assert CoordinatorIdentity.from_json(told.to_json()) == told
+    known_as = CoordinatorIdentity.of_certificate(certificate, "HUB")
+    assert known_as == CoordinatorIdentity(sha256(certificate.public_bytes(Encoding.DER)).hexdigest(), "hub")
+    assert CoordinatorIdentity.from_json(known_as.to_json()) == known_as
 
 
 @pytest.mark.parametrize(
-    ("told", "known"),
+    ("known_as", "known"),
     [
         (("hub.example.org", ONE), True),
         (("hub.example.org", OTHER), True),
@@ -59,11 +59,11 @@ def test_the_authority_is_its_certificate_s_fingerprint(tmp_path: Path):
         (("example.org", ONE), False),
     ],
 )
-def test_a_coordinator_knows_its_names(told: tuple[str, str], known: bool):
+def test_a_coordinator_knows_its_names(known_as: tuple[str, str], known: bool):
     """Any of its names under any of its authorities is its own; a wildcard stands for one label."""
     names = CoordinatorNames((ONE, OTHER), ("hub.example.org", "*.wild.example"))
     if known:
-        names.require("East", CoordinatorIdentity(told[1], told[0]))
+        names.require("East", CoordinatorIdentity(known_as[1], known_as[0]))
     else:
         with pytest.raises(FederationError, match=r"^East knows the coordinator as .* statement was replayed"):
-            names.require("East", CoordinatorIdentity(told[1], told[0]))
+            names.require("East", CoordinatorIdentity(known_as[1], known_as[0]))

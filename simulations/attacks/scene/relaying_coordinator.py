@@ -70,9 +70,9 @@ class Coordinator:
         """Return the ring of the run's updates."""
         return ring_of(self.contract.spec)
 
-    def all_state(self, question: Callable[[Hospital], str]) -> None:
-        """Ask every hospital, and then keep what they stated."""
-        self.keep([question(of) for of in self.cohort])
+    def all_state(self, phase: Callable[[Hospital], str]) -> None:
+        """Request a statement of every hospital, and then keep them."""
+        self.keep([phase(of) for of in self.cohort])
 
     def keep(self, statements: Iterable[str]) -> None:
         """Keep statements that are not known."""

@@ -1,6 +1,6 @@
 """A round at one site: it masks its update, releases its own mask for one sum, and steps to the next state.
 
-Each phase checks, stores and only then replies; the first reply to a question is repeated byte for byte. Which round is
+Each phase checks, stores and only then replies; a repeated request gets the first reply, byte for byte. Which round is
 next follows from the state that this vault has, and from the statements that certify it.
 """
 
@@ -24,14 +24,14 @@ from fedpp.aggregation.round_context import ring_of
 from fedpp.aggregation.run_stage import RunStage, advanced
 from fedpp.errors import FedppError, MaskError, VaultError
 from fedpp.key_material import KEY_BYTES
-from fedpp.protocol.run_statements import SignedStatement, aggregate_id
+from fedpp.protocol.run_statements import Purpose, SignedStatement, aggregate_id
 from fedpp.protocol.state_certificate import LACKS_STATE
 from fedpp.values import canonical
 
 from . import own_update, run_refusals
 from .accepted_contract import ENDED, AcceptedContract
 from .own_report import OwnReport
-from .own_update import OwnUpdate, Question
+from .own_update import OwnUpdate, UpdateInputs
 from .run_locks import RoundContext, lock, require_free
 from .run_revisions import require_unsucceeded
 from .run_site import RunSite, refused
@@ -86,9 +86,9 @@ class MemberRound:
         return round_vector.length(self.stage.due, self.accepted.contract.spec.network, self.stage.state.n)
 
     @cached_property
-    def question(self) -> Question:
-        """Return what the round asks this site's data."""
-        return own_update.question_of(self.of, self.accepted, self.stage)
+    def inputs(self) -> UpdateInputs:
+        """Return everything that determines the site's update of this round."""
+        return own_update.inputs_of(self.of, self.accepted, self.stage)
 
     @property
     def shapes(self) -> RoundShapes:
@@ -103,11 +103,11 @@ class MemberRound:
         self._require_open()
         self._require_approved()
         self._require_certified()
-        require_free(self.of, self.accepted, self.question, self.at)
-        own = own_update.stored(self.of, self.question)
+        require_free(self.of, self.accepted, self.inputs, self.at)
+        own = own_update.stored(self.of, self.inputs)
         new = own is None
         if own is None:
-            own = own_update.make(self.of, self.accepted, self.stage, self.question, update, logits)
+            own = own_update.make(self.of, self.accepted, self.stage, self.inputs, update, logits)
         if own is None:
             return None
         x = self._encoded(own)
@@ -117,7 +117,7 @@ class MemberRound:
         OwnReport(self.of.journal.folder, self.accepted.contract).add(self.stage, own.counts)
         with self.accepted.writing():
             if new:
-                own_update.keep(self.of, self.accepted, self.stage, self.question, own)
+                own_update.keep(self.of, self.accepted, self.stage, self.inputs, own)
             self._forget_earlier()
             sealed = self.of.journal.seal(seed, f"seed {self.at.id}")
             number, digest = self.at.number, self.accepted.digest
@@ -136,7 +136,7 @@ class MemberRound:
         if (mine := self._mine("train")) is None:
             raise VaultError(run_refusals.OTHER_ROUND)
         self._require_certified()
-        require_free(self.of, self.accepted, self.question, self.at)
+        require_free(self.of, self.accepted, self.inputs, self.at)
         y, seed = self._masked(mine), self._seed()
         sealed = _sealed(self.of, seed, self._bound(aggregate, self.of.name))
         facts = {
@@ -145,7 +145,7 @@ class MemberRound:
             "sealed": sha256(sealed).hexdigest(),
         }
         with self.accepted.writing():
-            lock(self.of, self.accepted, self.question, self.at)
+            lock(self.of, self.accepted, self.inputs, self.at)
             self.of.journal.insert("releases", context=self.at.id, aggregate=aggregate, sealed=sealed)
             statement = self._sign("release", facts)
         return statement, sealed
@@ -179,13 +179,13 @@ class MemberRound:
             self.of.journal.delete("seeds", context=self.at.id)
             return self._sign("burn", {"aggregate": aggregate})
 
-    def _mine(self, purpose: Any) -> SignedStatement | None:
+    def _mine(self, purpose: Purpose) -> SignedStatement | None:
         signed = self.accepted.mine(purpose, self.at.number)
         if signed is not None and signed.statement.base != self.at.base:
-            raise VaultError(run_refusals.OTHER_QUESTION)
+            raise VaultError(run_refusals.OTHER_REQUEST)
         return signed
 
-    def _sign(self, purpose: Any, facts: dict[str, str]) -> str:
+    def _sign(self, purpose: Purpose, facts: dict[str, str]) -> str:
         at = self.at
         return self.accepted.sign(purpose, facts, run=at.run, number=at.number, base=at.base)
 
@@ -229,7 +229,7 @@ class MemberRound:
 
     def _masked(self, signed: SignedStatement) -> EncodedUpdate:
         """Return y_i again, the bytes whose hash was signed."""
-        own = own_update.stored(self.of, self.question)
+        own = own_update.stored(self.of, self.inputs)
         if own is None:
             raise VaultError(run_refusals.OTHER_ROUND)
         y = self._mask(self._encoded(own), self._seed())
@@ -258,7 +258,7 @@ class MemberRound:
     def _released(self, signed: SignedStatement, aggregate: str) -> tuple[str, bytes]:
         row = self.of.journal.row("releases", "aggregate, sealed", context=self.at.id)
         if row is None or row[0] != aggregate or signed.statement.facts["aggregate"] != aggregate:
-            raise refused(run_refusals.OTHER_QUESTION, f"{self.accepted.digest[:16]}: T is {aggregate[:16]}")
+            raise refused(run_refusals.OTHER_REQUEST, f"{self.accepted.digest[:16]}: T is {aggregate[:16]}")
         return signed.to_json(), row[1]
 
     def _bound(self, aggregate: str, site: str) -> bytes:

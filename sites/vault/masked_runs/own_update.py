@@ -29,8 +29,8 @@ from .run_site import RunSite, noted, refused
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a round asks a site's data: all that decides its update."""
+class UpdateInputs:
+    """Inputs of a site's update: everything that determines it. It is made once for them."""
 
     weights: str  # identifier of the base's weights
     plan: str  # hash of the run specification, round and code
@@ -65,10 +65,10 @@ class OwnUpdate:
         return round_vector.encoded(stage.due, contract.spec.network, rows, self.counts, weight, ring_of(contract.spec))
 
 
-def question_of(of: RunSite, accepted: AcceptedContract, stage: RunStage) -> Question:
-    """Return the question of the round that follows a stage."""
+def inputs_of(of: RunSite, accepted: AcceptedContract, stage: RunStage) -> UpdateInputs:
+    """Return the inputs of the update in the round that follows a stage."""
     contract = accepted.contract
-    spec = contract.spec.changed(examples=1, sites=1)  # a smaller cohort asks the same
+    spec = contract.spec.changed(examples=1, sites=1)  # a smaller cohort has the same inputs
     plan = {
         "bundle": contract.bundle,
         "max_step": contract.max_step,
@@ -76,7 +76,7 @@ def question_of(of: RunSite, accepted: AcceptedContract, stage: RunStage) -> Que
         "round": stage.number + 1,
         "spec": spec.to_json(),
     }
-    return Question(
+    return UpdateInputs(
         stage.weights_id(of.digest_key),
         hashlib.sha256(canonical(plan)).hexdigest(),
         stage.due,
@@ -85,12 +85,12 @@ def question_of(of: RunSite, accepted: AcceptedContract, stage: RunStage) -> Que
     )
 
 
-def stored(of: RunSite, question: Question) -> OwnUpdate | None:
-    """Return the update that was made for a question, or None."""
-    row = of.journal.row("updates", "file, counts", **question.where)
+def stored(of: RunSite, inputs: UpdateInputs) -> OwnUpdate | None:
+    """Return the update that was made of these inputs, or None."""
+    row = of.journal.row("updates", "file, counts", **inputs.where)
     if row is None:
         return None
-    content = of.journal.unseal(row[1], _name(question)).decode()
+    content = of.journal.unseal(row[1], _name(inputs)).decode()
     kind = FindingCounts if of.dataset.manifest.multi_label else Counts
     counts: AnyCounts = kind.from_mapping(json.loads(content))
     update = np.frombuffer(of.journal.read(row[0]), "<f8") if row[0] else None
@@ -101,7 +101,7 @@ def make(
     of: RunSite,
     accepted: AcceptedContract,
     stage: RunStage,
-    question: Question,
+    inputs: UpdateInputs,
     update: Vector | None,
     logits: NDArray[np.floating] | None,
 ) -> OwnUpdate | None:
@@ -109,7 +109,7 @@ def make(
 
     Raises `VaultError` of a fixed text for values that no update can have.
     """
-    counted = question.counted and of.counts.shape(stage.split)[0] > 0
+    counted = inputs.counted and of.counts.shape(stage.split)[0] > 0
     if (update is None and stage.due == "train") or (logits is None and counted):
         return None
     try:
@@ -121,7 +121,7 @@ def make(
         raise refused(run_refusals.NO_UPDATE, f"{accepted.digest[:16]}: {error}") from None
 
 
-def keep(of: RunSite, accepted: AcceptedContract, stage: RunStage, question: Question, own: OwnUpdate) -> None:
+def keep(of: RunSite, accepted: AcceptedContract, stage: RunStage, inputs: UpdateInputs, own: OwnUpdate) -> None:
     """Store the update of the round that follows a stage, and forget those of earlier rounds, within `writing`."""
     content, nonce, number = canonical(own.counts.to_mapping()), accepted.contract.nonce, stage.number + 1
     for (earlier,) in of.journal.rows("updates", "DISTINCT round", nonce=nonce):
@@ -129,11 +129,11 @@ def keep(of: RunSite, accepted: AcceptedContract, stage: RunStage, question: Que
             of.journal.delete("updates", nonce=nonce, round=earlier)
     of.journal.insert(
         "updates",
-        **question.where,
+        **inputs.where,
         nonce=nonce,
         round=number,
         file=of.journal.keep(own.update.astype("<f8").data) if own.update is not None else "",
-        counts=of.journal.seal(content, _name(question)),
+        counts=of.journal.seal(content, _name(inputs)),
     )
 
 
@@ -147,5 +147,5 @@ def _clipped(of: RunSite, accepted: AcceptedContract, stage: RunStage, update: V
     return np.concatenate(in_order(rows, network)).astype(np.float64, copy=False)
 
 
-def _name(question: Question) -> str:
-    return f"counts {question.weights} {question.plan} {question.purpose} {question.dataset}"
+def _name(inputs: UpdateInputs) -> str:
+    return f"counts {inputs.weights} {inputs.plan} {inputs.purpose} {inputs.dataset}"

@@ -14,7 +14,7 @@ from fedpp.protocol.run_statements import context
 
 from . import run_refusals
 from .accepted_contract import AcceptedContract
-from .own_update import Question
+from .own_update import UpdateInputs
 from .run_site import RunSite, refused
 
 
@@ -37,42 +37,48 @@ class RoundContext:
         return sha256(self.content).hexdigest()
 
 
-def require_free(of: RunSite, accepted: AcceptedContract, question: Question, at: RoundContext) -> None:
-    """Raise `VaultError` if a burn, or a release of this vault, forbids a question in this context."""
+def require_free(of: RunSite, accepted: AcceptedContract, inputs: UpdateInputs, at: RoundContext) -> None:
+    """Raise `VaultError` if a burn, or a release of this vault, forbids an update of these inputs in this context."""
     if of.journal.row("burns", "context", context=at.id) is not None:
         raise VaultError(run_refusals.BURNED)
-    require_unlocked(of, accepted, question, at.id)
+    require_unlocked(of, accepted, inputs, at.id)
 
 
-def require_unlocked(of: RunSite, accepted: AcceptedContract, question: Question, context_id: str = "") -> None:
-    """Raise `VaultError` if a release of this vault, in another context than this one, forbids a question."""
-    for purpose in question.locks:
-        lock = of.journal.row("locks", "context, contract, round, plan", weights=question.weights, purpose=purpose)
-        if lock is not None and lock[0] != context_id and not _is_moved(of, accepted, question, *lock):
+def require_unlocked(of: RunSite, accepted: AcceptedContract, inputs: UpdateInputs, context_id: str = "") -> None:
+    """Raise `VaultError` if a release of this vault, in another context than this one, forbids these inputs."""
+    for purpose in inputs.locks:
+        lock = of.journal.row("locks", "context, contract, round, plan", weights=inputs.weights, purpose=purpose)
+        if lock is not None and lock[0] != context_id and not _is_moved(of, accepted, inputs, *lock):
             raise refused(
                 run_refusals.LOCKED,
-                f"{accepted.digest[:16]}: weights {question.weights[:16]} were released for {purpose} under contract "
+                f"{accepted.digest[:16]}: weights {inputs.weights[:16]} were released for {purpose} under contract "
                 f"{lock[1][:16]}",
             )
 
 
-def lock(of: RunSite, accepted: AcceptedContract, question: Question, at: RoundContext) -> None:
+def lock(of: RunSite, accepted: AcceptedContract, inputs: UpdateInputs, at: RoundContext) -> None:
     """Lock the weights to this context, within `writing`."""
-    for purpose in question.locks:
-        of.journal.delete("locks", weights=question.weights, purpose=purpose)
+    for purpose in inputs.locks:
+        of.journal.delete("locks", weights=inputs.weights, purpose=purpose)
         of.journal.insert(
             "locks",
-            weights=question.weights,
+            weights=inputs.weights,
             purpose=purpose,
             context=at.id,
             contract=accepted.digest,
             round=at.number,
-            plan=question.plan,
+            plan=inputs.plan,
         )
 
 
 def _is_moved(
-    of: RunSite, accepted: AcceptedContract, question: Question, context_id: str, contract: str, number: int, plan: str
+    of: RunSite,
+    accepted: AcceptedContract,
+    inputs: UpdateInputs,
+    context_id: str,
+    contract: str,
+    number: int,
+    plan: str,
 ) -> bool:
     """Tell whether a lock moves to this contract: its cohort is a part of the lock's, and the others have burned.
 
@@ -80,7 +86,7 @@ def _is_moved(
     lies about its burn opens both sums. They tell no more than one of them, unless a site that capped
     weights had lowered weighs more in the second: then their difference is its update.
     """
-    if plan != question.plan:
+    if plan != inputs.plan:
         return False
     locked = AcceptedContract.load(of, contract)
     if locked.own.weight != accepted.own.weight:

@@ -3,11 +3,11 @@
     accept, coin, start            once a run, in this order, each after all members' statements of the one before
     train, release, step           once a round, likewise; `load_stage` in place of a step that this site missed
     burn, abandon                  a round, or a run, that this site leaves
-    stage, where, seal_stage, ...  what it knows, for its trainer and for a coordinator that asks
+    stage, where, sealed_stage, ...  its states and statements, for its trainer and for the coordinator
 
-It believes nobody: what it signs follows from the contract, its policy, its own data and the members' statements, which
-come with each question and are verified and stored first. `simulations.symbolic` searches the same rules for attacks.
-Questions are taken one at a time. The same question has the same answer, byte for byte.
+It trusts no caller: what it signs follows from the contract, its policy, its own data and the members' statements,
+which come with each request and are verified and stored first. `simulations.symbolic` searches the same rules for
+attacks. One request is processed at a time; a repeated request gets the first reply, byte for byte.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +54,7 @@ class RunMember:
         log_head: Callable[[], LogHead] = lambda: (0, NO_HASH),
         now: Callable[[], datetime] = _now,
     ) -> None:
-        """Take part as this site, with an open journal; `policy` is read for each question."""
+        """Take part as this site, with an open journal; `policy` is read for each request."""
         self._of = RunSite(site, dataset, journal, policy, log_head, now)
         self._turn = RLock()
         self._stages = RunStages(self._of)
@@ -66,22 +66,22 @@ class RunMember:
 
     def coin(self, contract: str, statements: Sequence[str]) -> str:
         """Reveal the site's coin, once the whole cohort has accepted the contract of this digest."""
-        with self._asked(contract, statements) as accepted:
+        with self._request(contract, statements) as accepted:
             return run_admission.reveal_coin(self._of, accepted, self._stages)
 
     def start(self, contract: str, statements: Sequence[str]) -> str:
         """Sign the first state, once all coins are known."""
-        with self._asked(contract, statements) as accepted:
+        with self._request(contract, statements) as accepted:
             return run_admission.start(self._of, accepted, self._stages)
 
     def stage(self, contract: str) -> bytes:
         """Return the newest stage, for this site's trainer: its weights are rows of ciphertext."""
-        with self._asked(contract) as accepted:
+        with self._request(contract) as accepted:
             return self._stages.newest(accepted)[1].to_bytes()
 
     def shapes(self, contract: str, number: int) -> RoundShapes:
-        """Return what arrays the round of this number takes."""
-        with self._asked(contract) as accepted:
+        """Return the shapes of the arrays that the round of this number takes."""
+        with self._request(contract) as accepted:
             return MemberRound.of_number(self._of, accepted, self._stages, number).shapes
 
     def train(
@@ -93,12 +93,12 @@ class RunMember:
         logits: NDArray[np.floating] | None = None,
     ) -> tuple[EncodedUpdate, str] | None:
         """Mask the site's update of a round; return None where the trainer must make one first."""
-        with self._asked(contract, statements) as accepted:
+        with self._request(contract, statements) as accepted:
             return MemberRound.of_number(self._of, accepted, self._stages, number).train(update, logits)
 
     def release(self, contract: str, number: int, statements: Sequence[str], sum_hash: str) -> tuple[str, bytes]:
         """Release the site's own mask for the sum of this hash, for ever; return statement and sealed mask."""
-        with self._asked(contract, statements) as accepted:
+        with self._request(contract, statements) as accepted:
             return MemberRound.of_number(self._of, accepted, self._stages, number).release(sum_hash)
 
     def step(
@@ -111,7 +111,7 @@ class RunMember:
         carry: NDArray[np.uint16],
     ) -> str:
         """Open the sum that all members named, and sign the next state."""
-        with self._asked(contract, statements) as accepted:
+        with self._request(contract, statements) as accepted:
             return MemberRound.of_number(self._of, accepted, self._stages, number).step(sealed, low, carry)
 
     def where(self, nonce: str) -> list[str]:
@@ -123,7 +123,7 @@ class RunMember:
 
     def sealed_stage(self, contract: str) -> Iterator[bytes]:
         """Yield the newest stage, sealed for the vaults of the domain."""
-        with self._asked(contract) as accepted:
+        with self._request(contract) as accepted:
             digest, stage = self._stages.newest(accepted)
             chosen = self._stages.chosen(accepted, stage) if stage.due in {"train", "validation"} else None
             content = SealedStage(stage, None if stage.chosen == stage.number else chosen)
@@ -132,7 +132,7 @@ class RunMember:
 
     def load_stage(self, contract: str, statements: Sequence[str], sealed: Sequence[bytes]) -> None:
         """Take a stage that enough members certified, in place of an older one."""
-        with self._asked(contract, statements) as accepted:
+        with self._request(contract, statements) as accepted:
             accepted.require_active()
             content = SealedStage.unseal(self._of.site.domain.state_sealer(), sealed)
             if not self._is_certified(accepted, content.stage):
@@ -148,23 +148,23 @@ class RunMember:
 
     def burn(self, contract: str, aggregate: str) -> str:
         """Sign that the site released nothing in the next round, and never will."""
-        with self._asked(contract) as accepted:
+        with self._request(contract) as accepted:
             number = self._stages.newest(accepted)[1].number + 1
             return MemberRound.of_number(self._of, accepted, self._stages, number).burn(aggregate)
 
     def abandon(self, contract: str) -> str:
         """Sign that the site leaves a run that it has not trained in, for good."""
-        with self._asked(contract) as accepted:
+        with self._request(contract) as accepted:
             return run_admission.abandon(accepted)
 
     def report(self, contract: str) -> str:
         """Sign the site's own figures, where the contract has per-site reports."""
-        with self._asked(contract) as accepted:
+        with self._request(contract) as accepted:
             return own_report.report(self._of, accepted, self._stages)
 
     @contextmanager
-    def _asked(self, contract: str, statements: Sequence[str] = ()) -> Iterator[AcceptedContract]:
-        """Take turns; verify and store the statements that come with a question, and yield its contract."""
+    def _request(self, contract: str, statements: Sequence[str] = ()) -> Iterator[AcceptedContract]:
+        """Process one request at a time: verify and store the statements that come with it, and yield its contract."""
         with self._turn:
             accepted = AcceptedContract.load(self._of, contract)
             signed = [SignedStatement.from_json(text) for text in statements]

@@ -8,7 +8,7 @@ from typing import Final
 
 NO_CONTRACT: Final = "this vault has not accepted that contract: ask it to accept first"
 OVER: Final = "this vault has left that run, or the run has ended here: start another one"
-OTHER_QUESTION: Final = "this vault has replied to another question of that phase, and replies to one for ever"
+OTHER_REQUEST: Final = "this vault has replied to another request of that phase, and repeats that reply alone"
 OTHER_ROUND: Final = "this vault works on another round of the run: resume from its newest statements"
 LOCKED: Final = "the model of that round was opened by this vault in another round or run, and is not opened again"
 BURNED: Final = "this vault has burned that round: it releases nothing in it"

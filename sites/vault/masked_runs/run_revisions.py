@@ -46,7 +46,7 @@ def require_successor(of: RunSite, contract: RunContract) -> None:
 def require_continuing(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> None:
     """Raise an error unless a revision continues a run of this site from its certified state, and no lock forbids it.
 
-    A site that joins the run has no lock of its base, since it was asked nothing there.
+    A site that joins the run has no lock of its base, since it released nothing there.
     """
     contract, parent = accepted.contract, parent_of(of, accepted.contract)
     if contract.parent is None:
@@ -57,7 +57,7 @@ def require_continuing(of: RunSite, accepted: AcceptedContract, stages: RunStage
     if stage is not None:
         if stage.due == "end":
             raise VaultError(run_refusals.OVER)
-        require_unlocked(of, accepted, own_update.question_of(of, accepted, stage))
+        require_unlocked(of, accepted, own_update.inputs_of(of, accepted, stage))
 
 
 def base_of(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> RunStage | None:

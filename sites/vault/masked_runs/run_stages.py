@@ -52,7 +52,7 @@ class RunStages:
     def adding(self, accepted: AcceptedContract, stage: RunStage, chosen: RunStage | None = None) -> Iterator[str]:
         """Store a stage, and what is written within, as one; yield its digest.
 
-        Of earlier stages the base is kept, for a coordinator that asks again, and the chosen one, which may be given.
+        Of earlier stages the base is kept, for repeated requests, and the chosen one, which may be given.
         """
         journal, key = self._of.journal, self._of.digest_key
         new = {each.number: each for each in (chosen, stage) if each is not None}

@@ -186,7 +186,7 @@ def test_sites_see_the_given_certificate(tmp_path: Path) -> None:
         assert line in (tmp_path / "log").read_text()
         assert "only this machine" not in (tmp_path / "log").read_text()
         names = CoordinatorNames.from_json(State(tmp_path / "state").coordinator())
-        names.require("East", told(given.certificate, "hub.example"))
+        names.require("East", identity(given.certificate, "hub.example"))
         for number, authority, name in (
             (listen, given.certificate, "hub.example"),
             (port, tmp_path / "state" / "tls" / "ca.pem", "localhost"),
@@ -200,18 +200,18 @@ def test_sites_see_the_given_certificate(tmp_path: Path) -> None:
                 assert connection.recv(12) == b"HTTP/1.1 415"  # SuperLink's: no content of Flower's
 
 
-def told(authority: Path, host: str) -> CoordinatorIdentity:
+def identity(authority: Path, host: str) -> CoordinatorIdentity:
     """Return the coordinator that a site knows by this CA certificate and name."""
-    return CoordinatorIdentity.told(x509.load_pem_x509_certificate(authority.read_bytes()), host)
+    return CoordinatorIdentity.of_certificate(x509.load_pem_x509_certificate(authority.read_bytes()), host)
 
 
-def test_a_coordinator_knows_what_its_sites_are_told(tmp_path: Path) -> None:
+def test_a_coordinator_knows_the_names_that_its_sites_use(tmp_path: Path) -> None:
     """Its names are those of the certificate that sites see, under its own authority or one of the given chain."""
     files, given = ensure(tmp_path / "tls", ["Hub.example", "192.0.2.7"]), self_signed(tmp_path / "given")
     own, others = names_of(files, None), names_of(files, given)
     for name in ("hub.example", "192.0.2.7", "localhost", "127.0.0.1"):
-        own.require("East", told(files.ca, name))
-    others.require("East", told(given.certificate, "hub.example"))
+        own.require("East", identity(files.ca, name))
+    others.require("East", identity(given.certificate, "hub.example"))
     for names, authority, name in (
         (own, files.ca, "else.example"),
         (own, ensure(tmp_path / "other", []).ca, "hub.example"),
@@ -219,7 +219,7 @@ def test_a_coordinator_knows_what_its_sites_are_told(tmp_path: Path) -> None:
         (others, given.certificate, "192.0.2.7"),
     ):
         with pytest.raises(FederationError, match="East knows the coordinator as"):
-            names.require("East", told(authority, name))
+            names.require("East", identity(authority, name))
 
 
 def test_a_state_of_an_older_up_needs_a_start(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from simulations.__main__ import main
 from simulations.symbolic import schedules, symbolic_command
 from simulations.symbolic.exhaustive_search import control, limits, search, searched
-from simulations.symbolic.federation import Federation, Question
+from simulations.symbolic.federation import Federation, RoundRequest
 from simulations.symbolic.protocol_rules import ALL, CONTROLS, FEW, KNOWING, LIMITS, REDUNDANT, RULES
 from simulations.symbolic.revision_moves import is_free
 from simulations.symbolic.round_game import RoundGame
@@ -18,7 +18,7 @@ from simulations.symbolic.setting import Setting
 from simulations.symbolic.vault_world import Fact, World
 
 SMALL = Federation(4, 1, 1)
-FIRST = Question("A", 1, "W", "p", SMALL.cohort)
+FIRST = RoundRequest("A", 1, "W", "p", SMALL.cohort)
 
 
 @pytest.mark.parametrize("federation", FEDERATIONS, ids=str)

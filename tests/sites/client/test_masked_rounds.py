@@ -184,13 +184,13 @@ class FailingVault(vault_pb2_grpc.MaskedRunsServicer):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("this vault has burned that round", "its vault refuses: this vault has burned that round"),
         ("cannot write the audit log /hospital/audit.log: No space left on device", CLOSED),
     ],
 )
-def test_a_refusal_with_a_path_stays_at_the_site(north: Node, text: str, told: str) -> None:
+def test_a_refusal_with_a_path_stays_at_the_site(north: Node, text: str, reported: str) -> None:
     """Whatever a vault says in a masked run reaches the coordinator, unless it names a path of the hospital."""
     server = grpc.server(ThreadPoolExecutor(1))
     vault_pb2_grpc.add_MaskedRunsServicer_to_server(FailingVault(text), server)
@@ -198,7 +198,7 @@ def test_a_refusal_with_a_path_stays_at_the_site(north: Node, text: str, told: s
     server.start()
     request = masked_messages.StatementsRequest("ab" * 32, ())
     content = RecordDict({messages.CONFIG: request.to_record()})
-    assert reason(north.send(masked_messages.REVEAL_COIN, content)) == told
+    assert reason(north.send(masked_messages.REVEAL_COIN, content)) == reported
     server.stop(None).wait()
 
 

@@ -124,20 +124,20 @@ def test_an_identity_that_was_used_with_another_coordinator_is_refused(
     monkeypatch.setattr("sites.node.join.require_flower", lambda: pytest.fail("it would start"))
     identity = tmp_path / "identity"
     create_identity(identity)
-    told = Coordinator.parse("127.0.0.1:9", ca).told()
-    for before in (replace(told, name="hub.example.org"), replace(told, authority="ab" * 32)):
+    known = Coordinator.parse("127.0.0.1:9", ca).identity()
+    for before in (replace(known, name="hub.example.org"), replace(known, authority="ab" * 32)):
         NodeRecord(7, coordinator=before.to_json()).save(identity)
-        with pytest.raises(FederationError, match=f"was used with the coordinator {before}, not with {told}: make"):
+        with pytest.raises(FederationError, match=f"was used with the coordinator {before}, not with {known}: make"):
             join("127.0.0.1:9", ca, identity, site)
 
 
 @pytest.mark.parametrize("record", [None, NodeRecord(7), "own"], ids=["new", "before protocol 2", "the same"])
 def test_an_identity_may_join_its_coordinator_again(tmp_path: Path, ca: Path, record: NodeRecord | str | None) -> None:
     """One that joined none, or that fedpp did not record a coordinator of, is anybody's."""
-    told = Coordinator.parse("[::1]:9", ca).told()
+    identity = Coordinator.parse("[::1]:9", ca).identity()
     if record is not None:
-        (record if isinstance(record, NodeRecord) else NodeRecord(7, coordinator=told.to_json())).save(tmp_path)
-    require_coordinator(tmp_path, told)
+        (record if isinstance(record, NodeRecord) else NodeRecord(7, coordinator=identity.to_json())).save(tmp_path)
+    require_coordinator(tmp_path, identity)
 
 
 def test_identity_is_not_overwritten(tmp_path: Path) -> None:

@@ -171,9 +171,9 @@ def test_a_run_ends_with_its_contract_s_expiry(cohort: list[Hospital]):
 
 def test_an_unknown_contract_is_not_answered(cohort: list[Hospital]):
     """A digest alone authorises nothing."""
-    for question in (cohort[0].vault.coin, cohort[0].vault.start):
+    for phase in (cohort[0].vault.coin, cohort[0].vault.start):
         with pytest.raises(VaultError, match=run_refusals.NO_CONTRACT):
-            question("ab" * 32, [])
+            phase("ab" * 32, [])
     assert cohort[0].vault.where("ab" * 32) == []
 
 

@@ -101,7 +101,7 @@ class HostileMachine(RuleBasedStateMachine):
 
 
 def without_lock(patch: pytest.MonkeyPatch) -> None:
-    """Let a vault release for any question."""
+    """Let a vault release for any inputs."""
     patch.setattr(member_rounds, "require_free", lambda *_: None)
     patch.setattr(run_revisions, "require_unlocked", lambda *_: None)
 

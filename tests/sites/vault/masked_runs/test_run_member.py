@@ -60,10 +60,10 @@ def test_the_opened_counts_are_the_sum_of_the_sites_own_reports(cohort: list[Hos
     assert len(stated) == 4
 
 
-def test_the_same_question_has_the_same_answer(cohort: list[Hospital]):
+def test_a_repeated_request_gets_the_first_reply(cohort: list[Hospital]):
     """Every phase repeats its bytes, at once, after a restart, and until the round is certified."""
     run, first = Coordinator(cohort, contract_of(cohort, rounds=1)), cohort[0]
-    questions: list[Callable[[], Any]] = [
+    requests: list[Callable[[], Any]] = [
         lambda: first.vault.accept(run.contract.to_json(), run.certificates),
         lambda: first.vault.coin(run.digest, run.statements),
         lambda: first.vault.start(run.digest, run.statements),
@@ -73,16 +73,16 @@ def test_the_same_question_has_the_same_answer(cohort: list[Hospital]):
     total = run.sum()
     run.release(1)
     sealed = [run.sealed[of.name] for of in cohort]
-    questions += [
+    requests += [
         lambda: first.vault.train(run.digest, 1, run.statements),
         lambda: first.vault.release(run.digest, 1, run.statements, total.hash),
         lambda: first.vault.step(run.digest, 1, run.statements, sealed, total.low, total.carry),
     ]
-    before = answers(questions)
+    before = replies(requests)
     assert first.vault.stage(run.digest) != cohort[1].vault.stage(run.digest)  # it has stepped
-    assert answers(questions) == before
+    assert replies(requests) == before
     first.restart()
-    assert answers(questions) == before
+    assert replies(requests) == before
     run.step(1)
     run.round(2)
     run.train(3)
@@ -93,9 +93,9 @@ def test_the_same_question_has_the_same_answer(cohort: list[Hospital]):
     assert {stage.due for stage in run.stages()} == {"end"}
 
 
-def answers(questions: list[Callable[[], Any]]) -> list[list[bytes]]:
-    """Return the answers to questions, as bytes."""
-    found = [question() for question in questions]
+def replies(requests: list[Callable[[], Any]]) -> list[list[bytes]]:
+    """Return the replies to requests, as bytes."""
+    found = [request() for request in requests]
     parts = [each if isinstance(each, tuple) else (each,) for each in found]
     return [[p.tobytes() if isinstance(p, np.ndarray) else str(p).encode() for p in each] for each in parts]
 

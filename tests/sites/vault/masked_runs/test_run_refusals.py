@@ -98,7 +98,7 @@ def test_a_second_sum_is_never_released_for(cohort: list[Hospital]):
     run.train(1)
     statement, sealed = cohort[0].vault.release(run.digest, 1, run.statements, run.sum().hash)
     for _ in range(2):
-        with pytest.raises(VaultError, match=run_refusals.OTHER_QUESTION):
+        with pytest.raises(VaultError, match=run_refusals.OTHER_REQUEST):
             cohort[0].vault.release(run.digest, 1, run.statements, sha256(b"another").hexdigest())
         cohort[0].restart()
     assert cohort[0].vault.release(run.digest, 1, run.statements, run.sum().hash) == (statement, sealed)

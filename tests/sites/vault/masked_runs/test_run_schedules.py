@@ -1,7 +1,7 @@
-"""Real vaults under a coordinator that asks anything in any order: what it can open, and that nobody is stuck.
+"""Real vaults under a coordinator that makes any request in any order: what it can open, and that nobody is stuck.
 
-The rules are those of `simulations.symbolic`, which searches them without cryptography. Here hypothesis puts the
-questions: two runs from one endorsed model, revisions without a site, false sums, burns, restarts.
+The rules are those of `simulations.symbolic`, which searches them without cryptography. Here hypothesis makes the
+requests: two runs from one endorsed model, revisions without a site, false sums, burns, restarts.
 """
 
 import shutil
@@ -197,7 +197,7 @@ class Schedules(RuleBasedStateMachine):
         return any(self.stated(run, "release") for run in self.runs)
 
     def asked(self, sites: set[int], run: int) -> list[tuple[Hospital, Coordinator]]:
-        """Return the members and the run of a question."""
+        """Return the run, and which of these sites are its members."""
         coordinator = self.runs[run % len(self.runs)]
         return [(self.sites[site], coordinator) for site in sorted(sites) if self.sites[site] in coordinator.cohort]
 
