@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 from fedpp.config.contract_limits import MAX_DAYS, RunLimits
-from fedpp.config.run_config import SiteConfig
+from fedpp.config.run_config import MAX_BOUND, SiteConfig
 from fedpp.config.site_policy import EvaluationLimits, SitePolicy
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError
@@ -88,7 +88,9 @@ def _policy(dataset: Path, scenario: Scenario) -> SitePolicy:
         max_days=MAX_DAYS,
         min_learning_rate=sys.float_info.min,
         max_learning_rate=sys.float_info.max,
+        min_server_learning_rate=sys.float_info.min,
         max_server_learning_rate=sys.float_info.max,
+        max_update_value=MAX_BOUND,
         reporting="per-site",
         max_runs=many,
         max_starts=many,

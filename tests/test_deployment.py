@@ -146,6 +146,7 @@ def decide(hospital: Hospital, epoch: int, bundle: str) -> None:
     policy = hospital.policy(epoch)
     hospital.zone("policy", "--dataset", hospital.dataset(epoch), "--out", policy)
     text = policy.read_text().replace("min-patients: 10", "min-patients: 1")
+    text = text.replace("server-learning-rate: 0.001", "server-learning-rate: 1.0e-9")  # a model moves to a new epoch
     policy.write_text(text.replace("two-sites: refused", "two-sites: accepted"))
     hospital.zone("approve", bundle, "--policy", policy)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fedpp.config.model_spec import ARCHITECTURES, Architecture
-from fedpp.config.run_config import MAX_SITES, MIN_HONEST, Reporting
+from fedpp.config.run_config import MAX_BOUND, MAX_SITES, MIN_BOUND, MIN_HONEST, Reporting
 from fedpp.errors import ConfigError
 from fedpp.values import Declared, Listed, number, text, whole
 
@@ -35,7 +35,11 @@ class RunLimits(Declared, label="limits", hyphens=True):
     max_days: Annotated[int, whole(1, MAX_DAYS)] = VALIDITY_DAYS  # from now to the contract's end
     min_learning_rate: Annotated[float, number(above=0)] = 1e-6  # of the sites' optimizer
     max_learning_rate: Annotated[float, number(above=0)] = 0.1
+    min_server_learning_rate: Annotated[float, number(above=0)] = (
+        0.001  # near zero, sums of near models can be compared
+    )
     max_server_learning_rate: Annotated[float, number(above=0)] = 1.0
+    max_update_value: Annotated[float, number(least=MIN_BOUND, most=MAX_BOUND)] = 64.0  # a wider range is coarser
     max_step: Annotated[float, number(above=0, most=MAX_STEP)] = MAX_STEP  # RMS of a step, in learning rates a step
     architectures: Annotated[tuple[Architecture, ...], Listed(least=1, distinct=True)] = ARCHITECTURES
     max_batch_share: Annotated[float, number(above=0, most=1)] = 1.0  # of the site's training sequences
@@ -50,11 +54,12 @@ class RunLimits(Declared, label="limits", hyphens=True):
     def __post_init__(self) -> None:
         """Refuse bounds that nothing fits."""
         super().__post_init__()
-        if self.min_learning_rate > self.max_learning_rate:
-            raise ConfigError(
-                f"limits: min-learning-rate must be at most max-learning-rate, {self.max_learning_rate:g}, got "
-                f"{self.min_learning_rate:g}"
-            )
+        for of, least, most in (
+            ("learning-rate", self.min_learning_rate, self.max_learning_rate),
+            ("server-learning-rate", self.min_server_learning_rate, self.max_server_learning_rate),
+        ):
+            if least > most:
+                raise ConfigError(f"limits: min-{of} must be at most max-{of}, {most:g}, got {least:g}")
 
     def changes(self, members: int) -> int:
         """Return how many changes a run whose cohort has so many members may see."""

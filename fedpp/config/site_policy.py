@@ -204,6 +204,7 @@ limits:
   colluders: {colluders}  # members that may collude with the coordinator, for which the run must still be safe
   max-rounds: {max_rounds}  # of training
   max-learning-rate: {max_learning_rate}
+  min-server-learning-rate: {min_server_learning_rate}  # a smaller one makes models that hardly differ
   reporting: {reporting}  # per-site: figures of this site alone may go to the coordinator, too
   max-runs: {max_runs}  # started in a year
   max-starts: {max_starts}  # tries to start one in a day

@@ -1,4 +1,4 @@
-"""Attacks on a vault's time and log: floods of statements and connections, and calls that leave no record."""
+"""Attacks on a vault's time and log: floods of statements, proofs and connections, and calls that leave no record."""
 
 import resource
 import socket
@@ -13,14 +13,15 @@ import grpc
 
 from fedpp.errors import VaultError
 from fedpp.protocol import run_statements
-from fedpp.protocol.membership import is_signed
+from fedpp.protocol.coordinator_identity import SIMULATED
+from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, is_signed
 from fedpp.protocol.run_statements import SignedStatement
 from fedpp.protocol.statement_chains import StatementChains
 from fedpp.vault_api import vault_pb2, vault_pb2_grpc
 from fedpp.vault_api.vault_client import VaultClient
 from fedpp.vault_api.vault_connection import CLAIMS
 from simulations.simulated_federation import ROOT
-from sites.vault import vault_calls
+from sites.vault import evaluation_limits, vault_calls
 
 from .attack import Attack, granted, replaced
 from .scene.laboratory import Laboratory
@@ -29,6 +30,7 @@ from .scene.relaying_coordinator import Coordinator, contract_of
 STATEMENTS = 4000  # in one request
 CONNECTIONS, SHORT_CONNECTIONS = 3000, 1200
 CALLS = 20
+PROOFS = evaluation_limits.MAX_PROOFS
 LONG_CLAIM = "x" * 5000  # of a caller, in the metadata of its call
 PATIENCE = 12.0  # seconds, in which a vault must answer an honest caller beside a flood
 VAULT = "bounded"  # whether connections are
@@ -63,6 +65,20 @@ def verified_first() -> AbstractContextManager[None]:
         return take(of, statements)
 
     return replaced((StatementChains, "take", at_once))
+
+
+def proof_flood(laboratory: Laboratory) -> float:
+    """A caller has the vault sign proofs of membership without end."""
+    victim, beyond = laboratory.hospital("East"), 0
+    for number in range(PROOFS + CALLS):
+        call = (f"{number:064x}", str(number), PROTOCOL, NO_BUNDLE, SIMULATED)
+        beyond += granted(victim.vault.sign, *call) and number >= PROOFS
+    return beyond / CALLS
+
+
+def endless_proofs() -> AbstractContextManager[None]:
+    """Let the vault sign as many proofs as it is asked for."""
+    return replaced((evaluation_limits, "MAX_PROOFS", sys.maxsize))
 
 
 def unlogged_calls(laboratory: Laboratory) -> float:
@@ -138,6 +154,7 @@ def _raise_descriptors(count: int) -> None:
 
 FLOOD_ATTACKS = {
     "statement-flood": Attack("vault", statement_flood, verified_first),
+    "proof-flood": Attack("vault", proof_flood, endless_proofs),
     "connection-flood": Attack("vault", connection_flood, unbounded_connections),
     "unlogged-call": Attack("vault", unlogged_calls, unbounded_records),
 }

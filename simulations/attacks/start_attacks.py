@@ -31,7 +31,7 @@ STARTS = 5  # a day, which a policy allows by default
 TRIES = 9  # of starting a run
 INVENTED = 50  # times the sequences of another member
 LARGE = 2000.0  # times the update of an honest trainer
-VALUES = 1024.0  # of an update at most, as the contract says
+VALUES = 64.0  # of an update at most, as the contract says
 LARGEST_STEP = 3.0  # of three sites, where one counts as two thirds of all, in steps of an honest one
 
 

@@ -129,9 +129,9 @@ def _require_decided(policy: Path | None, audit_log: Path | None, *, no_policy: 
         raise ConfigError("--no-policy is for a vault without --policy: leave one of them out")
     missing = [name for name, given in (("--policy", policy), ("--audit-log", audit_log)) if given is None]
     if missing and not no_policy:
-        instead = "--no-policy instead" if policy is None else "--no-policy instead of --policy"
         raise ConfigError(
-            f"{' and '.join(missing)} missing: give {'both' if missing[1:] else 'it'}, or for a trial {instead}"
+            f"{' and '.join(missing)} missing: a vault needs --policy site.yaml, which `fedpp-site policy` writes, and "
+            "--audit-log FILE; for a trial give --no-policy in place of --policy"
         )
 
 

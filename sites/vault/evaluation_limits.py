@@ -1,5 +1,7 @@
 """Limits of `Evaluate`: whole splits of enough patients, a few times a round, and a bounded number of times a day.
 
+And of `Sign`: a bounded number of proofs of membership an hour.
+
 Counts of chosen predictions disclose labels and rows (docs/explanation/threats.md): the limits bound the number of
 calls, and do not make a single one harmless. Patients are counted and not sequences, since one patient may have many
 sequences with the same label.
@@ -23,6 +25,8 @@ from fedpp.protocol.counts import UNKNOWN
 DAY = timedelta(hours=24)
 CONCURRENT = timedelta(minutes=1)  # largest difference of the times of calls that run at once
 MAX_RUN_CHARACTERS = 64
+HOUR = timedelta(hours=1)
+MAX_PROOFS = 240  # in an hour: a coordinator asks for one when the site connects, and again when it resumes a run
 
 
 @dataclass(frozen=True)
@@ -56,15 +60,48 @@ def rare(states: NDArray[np.int64], patients: NDArray[np.bytes_], min_patients: 
     return np.array([0 < number < min_patients for number in known])
 
 
+class _RecentCalls:
+    """Times of the calls within a span before now, sorted; a call that a wrong clock dated later counts from then."""
+
+    def __init__(self, span: timedelta, past: Iterable[datetime] = ()) -> None:
+        self._span, self._times = span, sorted(past)
+
+    def count(self, now: datetime) -> int:
+        del self._times[: bisect_right(self._times, now - self._span)]
+        return bisect_right(self._times, now + CONCURRENT)
+
+    def add(self, time: datetime) -> None:
+        insort(self._times, time)
+
+
+def past_proof(record: Mapping[str, Any]) -> Iterator[datetime]:
+    """Yield the time of an audit log's record of `Sign`, if a proof was signed."""
+    if record["method"] == "Sign" and "nonce" in record:
+        yield datetime.fromisoformat(record["time"])
+
+
+class ProofAllowance:
+    """Counter of the proofs of membership that a vault signs, which refuses those beyond the limit; thread-safe."""
+
+    def __init__(self, past: Iterable[datetime] = ()) -> None:
+        """Start with the proofs that an audit log records."""
+        self._lock, self._recent = threading.Lock(), _RecentCalls(HOUR, past)
+
+    def admit(self, now: datetime) -> None:
+        """Count a proof; raise `VaultError` beyond `MAX_PROOFS` within an hour."""
+        with self._lock:
+            if self._recent.count(now) >= MAX_PROOFS:
+                raise VaultError(f"{MAX_PROOFS} proofs of membership were signed within an hour, and no more are: wait")
+            self._recent.add(now)
+
+
 class EvaluationAllowance:
     """Counter of a vault's calls of `Evaluate`, which refuses those beyond the limits; it is thread-safe."""
 
     def __init__(self, past: Iterable[EvaluationCall] = ()) -> None:
         """Start with the calls that an audit log records, in any order."""
         self._lock = threading.Lock()
-        self._recent: list[
-            datetime
-        ] = []  # sorted; a call that a wrong clock dated later does not count before that time
+        self._recent = _RecentCalls(DAY)
         self._rounds: Counter[tuple[str, int, str]] = Counter()
         for call in past:
             self._add(call)
@@ -90,8 +127,7 @@ class EvaluationAllowance:
                     f"split {call.split} was evaluated {used} times in round {call.round} of run {call.run}, and "
                     f"{limits.per_round} are allowed: set evaluation: per-round in its policy"
                 )
-            del self._recent[: bisect_right(self._recent, call.time - DAY)]
-            used = bisect_right(self._recent, call.time + CONCURRENT)
+            used = self._recent.count(call.time)
             if used >= limits.per_day:
                 raise VaultError(
                     f"{used} evaluations were made within 24 hours, and {limits.per_day} are allowed: "
@@ -100,6 +136,6 @@ class EvaluationAllowance:
             self._add(call)
 
     def _add(self, call: EvaluationCall) -> None:
-        insort(self._recent, call.time)
+        self._recent.add(call.time)
         if call.run:
             self._rounds[call.run, call.round, call.split] += 1

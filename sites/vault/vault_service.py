@@ -5,6 +5,7 @@ from the counts (docs/explanation/threats.md): access to the vault is read acces
 counts whole splits only, in the dataset's order. No TensorFlow is loaded here.
 """
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,11 +35,14 @@ from fedpp.vault_api import chunks, vault_pb2, vault_pb2_grpc
 from .audit.audit_chain import NO_LINE
 from .audit.audit_log import AuditLog
 from .evaluation_limits import (
+    MAX_PROOFS,
     MAX_RUN_CHARACTERS,
     EvaluationAllowance,
     EvaluationCall,
+    ProofAllowance,
     is_run,
     past_evaluation,
+    past_proof,
 )
 from .masked_runs.run_journal import RunJournal
 from .masked_runs.run_member import RunMember
@@ -65,10 +69,12 @@ class History:
     """Earlier calls that count towards the limits, as an audit log records them."""
 
     evaluations: list[EvaluationCall] = field(default_factory=list)
+    proofs: deque[datetime] = field(default_factory=lambda: deque(maxlen=MAX_PROOFS))
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Add one record of the log."""
         self.evaluations.extend(past_evaluation(record))
+        self.proofs.extend(past_proof(record))
 
 
 class VaultService(vault_pb2_grpc.VaultServicer):
@@ -87,7 +93,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
     ) -> None:
         """Check that all belong together, and read every byte of the dataset; raise `DatasetError` if it is damaged.
 
-        `past` evaluations count towards the limits. Without a journal the vault takes part in no masked run.
+        `past` evaluations and proofs count towards the limits. Without a journal the vault takes part in no masked run.
         """
         card = site.domain.card()
         if dataset.manifest.domain != card.fingerprint:
@@ -102,7 +108,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
         self._site, self._domain, self._dataset = site, site.domain, dataset
         past = past or History()
         self._policy, self._allowance, self._read_only = policy, EvaluationAllowance(past.evaluations), read_only
-        self._audit = audit
+        self._audit, self._proofs = audit, ProofAllowance(past.proofs)
         self._counts = SplitCounts(site.domain, dataset)
         # A budget for each: weights are held until their caller has read them, and must not delay evaluations.
         self._weights_memory, self._logits_memory = (MemoryBudget(MEMORY_BYTES, MEMORY_SECONDS) for _ in range(2))
@@ -160,11 +166,11 @@ class VaultService(vault_pb2_grpc.VaultServicer):
                 raise VaultError(
                     f"the run speaks protocol {request.protocol}, this vault {PROTOCOL}: use one fedpp everywhere"
                 )
-            manifest = self._dataset.manifest
+            manifest, now = self._dataset.manifest, datetime.now(UTC)
             statement = Statement(
                 nonce=request.nonce,
                 run=request.run,
-                time=int(datetime.now(UTC).timestamp()),
+                time=int(now.timestamp()),
                 protocol=PROTOCOL,
                 domain=manifest.domain,
                 site=self._site.identity.name,
@@ -172,6 +178,7 @@ class VaultService(vault_pb2_grpc.VaultServicer):
                 bundle=request.bundle,
                 coordinator=CoordinatorIdentity.from_json(request.coordinator),
             )
+            self._proofs.admit(now)
             signature = self._site.identity.sign("statement", statement.content())
             reply = vault_pb2.SignReply(proof=Proof(statement, signature, self._site.certificate).to_json())
             call.reply(

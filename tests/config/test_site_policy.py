@@ -112,6 +112,12 @@ def test_the_starting_text_is_the_defaults(tmp_path: Path) -> None:
                 ("max-batch-share", 2, " must be a finite number above 0 and of at most 1, got 2"),
                 ("max-epsilon", 0, " must be a finite number above 0, or nothing, got 0"),
                 ("min-learning-rate", 1, " must be at most max-learning-rate, 0.1, got 1"),
+                ("min-server-learning-rate", 2, " must be at most max-server-learning-rate, 1, got 2"),
+                (
+                    "max-update-value",
+                    0,
+                    " must be a finite number of at least 9.53674e-07 and of at most 1.04858e+06, got 0",
+                ),
                 ("members", [], " must be a list of at least 1"),
                 ("members", "[East, East]", ": 'East' stands twice"),
                 ("architectures", "[rnn]", ": each must be one of cnn, cnn-lstm, cnn-bi-lstm, got 'rnn'"),
@@ -244,6 +250,8 @@ def test_the_default_limits_admit_every_scenario(name: str) -> None:
     rate = run.training.hyperparameters.learning_rate
     assert run.rounds <= limits.max_rounds
     assert limits.min_learning_rate <= rate <= limits.max_learning_rate
-    assert run.server_optimizer.learning_rate <= limits.max_server_learning_rate
+    server = run.server_optimizer.learning_rate
+    assert limits.min_server_learning_rate <= server <= limits.max_server_learning_rate
+    assert run.bounds.max_update_value <= limits.max_update_value
     assert run.training.model.architecture in limits.architectures
     assert (run.min_honest, run.colluders, run.reporting) == (limits.min_honest, limits.colluders, limits.reporting)

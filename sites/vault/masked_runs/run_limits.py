@@ -18,6 +18,7 @@ from .accepted_contract import AcceptedContract
 from .run_site import RunSite
 
 MAX_UNFINISHED = 2  # contracts at a time
+MAX_ACCEPTED = 50  # contracts in a day, revisions and abandoned ones included
 MAX_VALUES = 2 * MAX_PARAMETERS  # of a state: more would take over 3 GB
 MIN_STEP = 4  # units of an encoded value that one step of training changes it by, about
 YEAR, DAY = timedelta(days=365), timedelta(days=1)
@@ -93,6 +94,7 @@ def _beyond(contract: RunContract, limits: RunLimits, own: CohortMember) -> Iter
     """Yield what the contract says beyond the limits."""
     training, server = contract.spec.training, contract.spec.server_optimizer.learning_rate
     rate, batch = training.hyperparameters.learning_rate, training.hyperparameters.batch_size
+    largest = contract.spec.bounds.max_update_value
     strange = sorted(set(contract.names) - set(contract.names if limits.members is None else limits.members))
     initial = "fresh" if contract.initial == FRESH else "endorsed"
     too_large = min(batch, own.sequences[0]) > limits.max_batch_share * own.sequences[0]
@@ -110,9 +112,11 @@ def _beyond(contract: RunContract, limits: RunLimits, own: CohortMember) -> Iter
         ),
         f"{contract.rounds} rounds, at most {limits.max_rounds}": contract.rounds > limits.max_rounds,
         f"learning-rate {rate:g}, from {limits.min_learning_rate:g} to {limits.max_learning_rate:g}": out_of_range,
-        f"server-learning-rate {server:g}, at most {limits.max_server_learning_rate:g}": (
-            server > limits.max_server_learning_rate
+        f"server-learning-rate {server:g}, from {limits.min_server_learning_rate:g} to "
+        f"{limits.max_server_learning_rate:g}": (
+            not limits.min_server_learning_rate <= server <= limits.max_server_learning_rate
         ),
+        f"max-update-value {largest:g}, at most {limits.max_update_value:g}": largest > limits.max_update_value,
         f"max-step {contract.max_step:g}, at most {limits.max_step:g}": contract.max_step > limits.max_step,
         f"architecture {training.model.architecture}, allowed are {', '.join(limits.architectures)}": (
             training.model.architecture not in limits.architectures
@@ -134,6 +138,10 @@ def _require_room(of: RunSite, contract: RunContract, limits: RunLimits) -> None
     now = of.now().timestamp()
     parent = contract.parent.contract if contract.parent else ""
     unfinished = [digest for digest, text in rows if RunContract.from_json(text).expires > now and digest != parent]
+    if (today := _since(of, "accepted", DAY)) >= MAX_ACCEPTED:
+        raise VaultError(
+            f"this vault accepted {today} contracts within a day, and accepts {MAX_ACCEPTED} at most: wait"
+        )
     if len(unfinished) >= MAX_UNFINISHED:
         raise VaultError(f"this vault has {len(unfinished)} unfinished runs, and has {MAX_UNFINISHED} at most: end one")
     if of.journal.row("contracts", "digest", nonce=contract.nonce, revision=contract.revision) is not None:

@@ -28,7 +28,8 @@ from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
 from fedpp.vault_api.vault_client import VaultClient
 from simulations.benchmarks.bench_vault import certified
 from sites.vault.audit.audit_log import AuditLog, Signer
-from sites.vault.evaluation_limits import EvaluationAllowance, EvaluationCall, is_run
+from sites.vault.evaluation_limits import MAX_PROOFS, EvaluationAllowance, EvaluationCall, ProofAllowance, is_run
+from sites.vault.vault_service import History
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LOGITS = np.zeros((3, 2, 2))  # of split test
@@ -300,3 +301,21 @@ def calls(client: VaultClient) -> tuple[Callable[[], object], ...]:
         lambda: client.initial_weights(TINY, 0, "float32"),
         lambda: client.sign("0" * 64, "1", PROTOCOL, NO_BUNDLE, SIMULATED),
     )
+
+
+def test_proofs_of_membership_are_bounded() -> None:
+    """Those of the last hour count, across a restart too: a caller cannot have the vault sign without end."""
+    past = [NOW - timedelta(minutes=61)] * 5 + [NOW - timedelta(minutes=59)] * (MAX_PROOFS - 1)
+    allowance = ProofAllowance(past)
+    allowance.admit(NOW)
+    with pytest.raises(VaultError, match=f"{MAX_PROOFS} proofs of membership were signed within an hour"):
+        allowance.admit(NOW)
+    allowance.admit(NOW + timedelta(minutes=2))
+
+
+def test_signed_proofs_are_read_from_the_log() -> None:
+    """A restart gives no new ones; refused calls do not count."""
+    past = History()
+    for more in ({"nonce": "ab" * 32}, {}):
+        past.add({"method": "Sign", "time": NOW.isoformat(), **more})
+    assert list(past.proofs) == [NOW]

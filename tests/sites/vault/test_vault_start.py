@@ -74,12 +74,18 @@ def test_a_log_without_a_folder_is_refused(domain: KeyDomain, dataset: Encrypted
     assert not log.parent.exists()
 
 
+NEEDED = (
+    "a vault needs --policy site.yaml, which `fedpp-site policy` writes, and --audit-log FILE; for a trial give "
+    "--no-policy in place of --policy"
+)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ((), "--policy and --audit-log missing: give both, or for a trial --no-policy instead"),
-        (("--audit-log",), "--policy missing: give it, or for a trial --no-policy instead"),
-        (("--policy",), "--audit-log missing: give it, or for a trial --no-policy instead of --policy"),
+        ((), f"--policy and --audit-log missing: {NEEDED}"),
+        (("--audit-log",), f"--policy missing: {NEEDED}"),
+        (("--policy",), f"--audit-log missing: {NEEDED}"),
         (("--policy", "--no-policy"), "--no-policy is for a vault without --policy: leave one of them out"),
         (("--policy", "--audit-log", "--no-policy"), "--no-policy is for a vault without --policy: leave one of them"),
     ],

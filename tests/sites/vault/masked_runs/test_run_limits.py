@@ -11,7 +11,7 @@ from fedpp.config.site_policy import EvaluationLimits
 from fedpp.errors import FederationError, FedppError, PolicyError, VaultError
 from fedpp.protocol.membership import NO_BUNDLE
 from fedpp.protocol.run_contract import RunContract
-from sites.vault.masked_runs import run_refusals
+from sites.vault.masked_runs import run_limits, run_refusals
 
 
 def accepted(of: Hospital, contract: RunContract, cohort: list[Hospital]) -> str:
@@ -28,7 +28,9 @@ def accepted(of: Hospital, contract: RunContract, cohort: list[Hospital]) -> str
         ({"max_rounds": 1}, {}, "2 rounds, at most 1"),
         ({"max_learning_rate": 0.01}, {}, "learning-rate 0.05"),
         ({"min_learning_rate": 0.06}, {}, "learning-rate 0.05"),
-        ({"max_server_learning_rate": 0.5}, {}, "server-learning-rate 0.7, at most 0.5"),
+        ({"max_server_learning_rate": 0.5}, {}, "server-learning-rate 0.7, from 0.001 to 0.5"),
+        ({"min_server_learning_rate": 0.8}, {}, "server-learning-rate 0.7, from 0.8 to 1"),
+        ({"max_update_value": 4.0}, {}, "max-update-value 8, at most 4"),
         ({"max_step": 3.0}, {}, "max-step 4, at most 3"),
         ({"architectures": ("cnn",)}, {}, "architecture cnn-bi-lstm, allowed are cnn"),
         ({"max_batch_share": 0.3}, {}, "batch-size 2, a batch may have 0.3"),
@@ -140,6 +142,18 @@ def test_starts_of_a_day_are_bounded(cohort: list[Hospital]):
     for of in cohort:
         of.now = NOW + timedelta(days=1, hours=1)
     second.begin()
+
+
+def test_contracts_of_a_day_are_bounded(cohort: list[Hospital], monkeypatch: pytest.MonkeyPatch):
+    """Also those that were abandoned: nobody has a vault sign contracts without end."""
+    monkeypatch.setattr(run_limits, "MAX_ACCEPTED", 1)
+    first, second = (Coordinator(cohort, contract_of(cohort, nonce=f"{k:064x}")) for k in range(2))
+    accepted(cohort[0], first.contract, cohort)
+    cohort[0].vault.abandon(first.digest)
+    with pytest.raises(VaultError, match="accepted 1 contracts within a day, and accepts 1 at most"):
+        accepted(cohort[0], second.contract, cohort)
+    cohort[0].now = NOW + timedelta(days=1, hours=1)
+    assert accepted(cohort[0], second.contract, cohort)
 
 
 def test_runs_of_a_year_are_bounded(cohort: list[Hospital]):
