@@ -6,10 +6,12 @@ from functools import reduce
 from operator import add
 from typing import Self, cast
 
+from fedpp.config.task import Task
 from fedpp.errors import FederationError
-from fedpp.protocol.counts import Counts, MappedCounts
+from fedpp.protocol.counts import SCORE_BINS, Counts, MappedCounts
 
 _EXAMPLES = "examples"
+_LONGEST_NUMBER, _LONGEST_NAMES = 24, 128  # characters of a number in JSON, and of the names of one finding's counts
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,13 @@ class FindingCounts:
 
 
 AnyCounts = Counts | FindingCounts
+
+
+def longest_text(task: Task) -> int:
+    """Return a bound of the characters of the JSON of a task's counts."""
+    classes = 2 if task.multi_label else len(task.classes)
+    each = (2 + classes * classes + 2 * SCORE_BINS) * _LONGEST_NUMBER + _LONGEST_NAMES
+    return _LONGEST_NAMES + each * (len(task.classes) if task.multi_label else 1)
 
 
 def total(counts: Iterable[AnyCounts]) -> AnyCounts:

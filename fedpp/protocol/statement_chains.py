@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 from fedpp.errors import FederationError, ForkError, MissingLinksError
+from fedpp.protocol.finding_counts import longest_text
 from fedpp.protocol.membership import Certificate
 from fedpp.protocol.run_contract import NO_HASH, RunContract
 from fedpp.protocol.run_statements import (
@@ -203,6 +204,10 @@ class _Chain:
             raise FederationError(f"{of.site} signed round {of.round}, the contract has {first + 1} to {last}")
         if not self._is_due(of):
             raise FederationError(f"{of.site} signed {of.purpose} of round {of.round} out of order")
+        if of.purpose == "report" and not (self._contract.reporting == "per-site" and first <= of.round <= last):
+            raise FederationError(f"{of.site} signed a report of round {of.round}, and the contract has none")
+        if of.purpose == "step" and len(of.facts["counts"]) > (most := longest_text(self._contract.spec.task)):
+            raise FederationError(f"the counts that {of.site} signed are longer than {most} characters: no task's are")
 
     def _is_due(self, of: RunStatement) -> bool:
         """Tell whether a site may sign this after all that it signed before."""

@@ -9,10 +9,12 @@ from flwr.app import MetricRecord
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedpp.config.task import Task
 from fedpp.errors import FederationError
 from fedpp.learning.metrics import count_findings, presence
-from fedpp.protocol.counts import UNKNOWN, Counts
-from fedpp.protocol.finding_counts import FindingCounts, total
+from fedpp.protocol.counts import MAX_EXAMPLES, SCORE_BINS, UNKNOWN, Counts
+from fedpp.protocol.finding_counts import FindingCounts, longest_text, total
+from fedpp.values import canonical
 
 
 def counted(seed: int, examples: int, findings: int = 3) -> FindingCounts:
@@ -48,6 +50,20 @@ def test_mapping_returns_through_flower_and_json(counts: FindingCounts) -> None:
     record = MetricRecord.inflate(MetricRecord(counts.to_mapping()).deflate())
     assert FindingCounts.from_mapping(dict(record)) == counts
     assert FindingCounts.from_mapping(json.loads(json.dumps(counts.to_mapping()))) == counts
+
+
+@pytest.mark.parametrize(("classes", "multi_label"), [(2, False), (9, False), (1, True), (14, True)])
+def test_no_counts_have_a_longer_text(classes: int, multi_label: bool) -> None:  # noqa: FBT001
+    """The bound holds for the largest counts, and is a small multiple of their text, most of which is zeros."""
+    task = Task(1, 8, 8, 1, tuple(f"{number}" for number in range(classes)), multi_label=multi_label)
+    many = MAX_EXAMPLES // (2 if multi_label else classes)
+    kinds = 2 if multi_label else classes
+    cells = tuple(tuple(many if row == column else 0 for column in range(kinds)) for row in range(kinds))
+    scores = [tuple(total if place == 0 else 0 for place in range(SCORE_BINS)) for total in (many * (kinds - 1), many)]
+    counts = Counts(many * kinds, 746.0 * many * kinds - 0.1, cells, *scores)
+    mapping = FindingCounts(counts.examples, (counts,) * classes).to_mapping() if multi_label else counts.to_mapping()
+    length = len(canonical(mapping))
+    assert length <= longest_text(task) <= 20 * length
 
 
 def test_counts_of_different_findings_do_not_add() -> None:

@@ -222,6 +222,23 @@ def test_what_does_not_follow_is_refused(change: dict[str, Any], reason: str):
     assert reason in str(unchanged(chains, [signed]))
 
 
+@pytest.mark.parametrize(
+    ("reporting", "purpose", "number", "facts", "reason"),
+    [
+        ("aggregate", "report", 1, {}, "signed a report of round 1, and the contract has none"),
+        ("per-site", "report", 6, {}, "signed a report of round 6, and the contract has none"),
+        ("per-site", "step", 1, {"counts": f'{{"a":"{"b" * 10_000}"}}'}, "the counts that Site 01 signed are longer"),
+    ],
+)
+def test_no_member_fills_the_others_disks(
+    reporting: str, purpose: Purpose, number: int, facts: dict[str, str], reason: str
+):
+    """Vaults keep all that is signed: reports of endless rounds, and counts of any length, are none of a run's."""
+    cohort = Cohort.of(3, reporting=reporting).begin()
+    chains = cohort.chains()
+    assert reason in str(unchanged(chains, [cohort.sign(SITE, purpose, number, **facts)]))
+
+
 def test_a_log_without_new_records_is_no_cut():
     """Two statements may name one record, if it is the same."""
     cohort = Cohort.of(3).begin()
@@ -277,7 +294,7 @@ def test_a_site_signs_in_the_order_of_the_protocol(steps: Sequence[tuple[Purpose
 )
 def test_a_site_may_miss_a_step(steps: Sequence[tuple[Purpose, int]]):
     """It signs no state that it did not compute, may burn what it never masked, and abandons what it never trained."""
-    cohort = Cohort.of(3)
+    cohort = Cohort.of(3, reporting="per-site")
     for purpose in ("accept", "coin"):
         for site in ("Site 00", "Site 02"):
             cohort.sign(site, purpose)
