@@ -6,6 +6,7 @@ they are read to their end. No TensorFlow is loaded here.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import grpc
@@ -22,7 +23,7 @@ from fedpp.vault_api.run_calls import LOGITS, UPDATE
 
 from .masked_runs.run_member import RunMember
 from .memory_budget import MemoryBudget
-from .vault_calls import Append, Call, recording
+from .vault_calls import REPLIED, Append, Call, recording
 
 MEMORY_BYTES = 2**30  # for the arrays of all running calls
 MEMORY_SECONDS = 600.0  # longest wait for it
@@ -142,13 +143,11 @@ class VaultRuns(vault_pb2_grpc.MaskedRunsServicer):
         """Stream the newest stage, sealed."""
         with self._recording("SealStage", context) as call:
             call.add(contract=_digest(request))
-            size, held = 0, b""
-            for block in self._member.sealed_stage(request.contract):
-                if held:
-                    yield vault_pb2.Block(data=held)
-                size, held = size + len(block), block
-            call.reply(size)  # before the last record, without which it cannot be unsealed
-            yield vault_pb2.Block(data=held)
+            blocks = self._member.sealed_stage(request.contract)
+            first = next(blocks)
+            call.end(REPLIED)  # before anything leaves, so that its size is not known yet
+            for block in chain([first], blocks):
+                yield vault_pb2.Block(data=block)
 
     def LoadStage(self, requests: Requests, context: grpc.ServicerContext) -> vault_pb2.LoadReply:  # noqa: N802
         """Take a sealed stage."""

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from run_hospitals import DOMAIN, Coordinator, Hospital, contract_of, hospitals
 from vaults import serving
@@ -13,6 +14,7 @@ from vaults import serving
 from fedpp.aggregation.run_stage import RunStage
 from fedpp.errors import VaultError
 from fedpp.protocol.state_certificate import LACKS_STATE
+from fedpp.vault_api import vault_pb2, vault_pb2_grpc
 from fedpp.vault_api.vault_client import VaultClient
 from sites.vault.audit.audit_chain import verify
 from sites.vault.audit.audit_log import AuditLog, Signer
@@ -21,8 +23,8 @@ from sites.vault.audit.audit_log import AuditLog, Signer
 class Remote:
     """A vault's client with the names of a `RunMember`."""
 
-    def __init__(self, client: VaultClient) -> None:
-        self.client = client
+    def __init__(self, client: VaultClient, address: str) -> None:
+        self.client, self.address = client, address
 
     def __getattr__(self, name: str) -> Any:
         return getattr(
@@ -49,7 +51,7 @@ def cohort(tmp_path: Path) -> Iterator[list[Hospital]]:
             address = f"unix:{sockets}/{of.name}.sock"
             options = {"site": of.site, "policy": policy, "audit": log, "journal": of.journal}
             stack.enter_context(serving(DOMAIN, of.dataset, address, **options))
-            of.vault = Remote(stack.enter_context(VaultClient(address)))
+            of.vault = Remote(stack.enter_context(VaultClient(address)), address)
             stack.callback(of.journal.close)
         yield made
 
@@ -71,6 +73,18 @@ def test_a_run_over_sockets_is_the_run_of_the_state_machines(cohort: list[Hospit
     assert verify(tmp_path / "log of East").records > 20
 
 
+def test_nothing_of_a_sealed_state_leaves_unrecorded(cohort: list[Hospital], tmp_path: Path):
+    """Not its first part either, which a caller could take and then leave: here the log cannot be written any more."""
+    run = Coordinator(cohort, contract_of(cohort, rounds=1, expires=expiry())).begin()
+    with (tmp_path / "log of East").open("a") as log:
+        log.write("another program's line")
+    asked = vault_pb2.RunRequest(contract=run.digest)
+    with grpc.insecure_channel(cohort[0].vault.address) as channel:
+        blocks = vault_pb2_grpc.MaskedRunsStub(channel).SealStage(asked, timeout=20)
+        with pytest.raises(grpc.RpcError, match="the audit log .* was altered by another program"):
+            next(blocks)
+
+
 def test_a_vault_without_a_policy_takes_part_in_no_run(tmp_path: Path):
     """`--no-policy` approves no bundle: its contract is refused before anything is signed, whatever its limits."""
     made = hospitals(tmp_path)
@@ -81,7 +95,7 @@ def test_a_vault_without_a_policy_takes_part_in_no_run(tmp_path: Path):
         address = f"unix:{sockets}/vault.sock"
         options = {"site": made[0].site, "policy": None, "journal": made[0].journal}
         stack.enter_context(serving(DOMAIN, made[0].dataset, address, **options))
-        made[0].vault = Remote(stack.enter_context(VaultClient(address)))
+        made[0].vault = Remote(stack.enter_context(VaultClient(address)), address)
         with pytest.raises(VaultError, match=f"this site has not approved bundle {contract.bundle}"):
             Coordinator(made, contract).begin()
         assert made[0].journal.rows("contracts", "digest") == []
