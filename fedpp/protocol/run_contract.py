@@ -153,10 +153,22 @@ class RunContract(Declared, label="run contract", error=FederationError):
                 f"two sites have 0 colluders and more have at least 1, got {self.n} sites and {self.colluders} "
                 "colluders: hospitals that need not fear each other can run in clear"
             )
+        self._require_shared_splits()
         weights = tuple(member.weight for member in self.cohort)
         due = capped_weights([self.spec.weight(member.sequences[0]) for member in self.cohort])
         if weights != due:
             raise self._refused(f"its weights are {weights!r:.80}, those of its training splits are {due!r:.80}")
+
+    def _require_shared_splits(self) -> None:
+        """Refuse a split that too few members have: their sum of counts would be an honest site's, unless all report."""
+        needed = 0 if self.reporting == "per-site" else self.min_honest + self.colluders
+        for place, split in enumerate(SPLITS):
+            having = sum(member.sequences[place] > 0 for member in self.cohort)
+            if 0 < having < needed:
+                raise self._refused(
+                    f"{having} of its sites have a split {split}, and its counts are to hide each of at least {needed}: ingest "
+                    "with other shares, so that more sites have it or none, or leave a site out"
+                )
 
     def require_current(self, now: datetime, days: int = VALIDITY.days) -> None:
         """Raise `FederationError` after its end, and for an end that is further away than so many days."""

@@ -152,10 +152,24 @@ def test_a_cohort_too_small_to_hide_a_site_is_refused(n: int, change: dict[str, 
 
 def test_a_split_may_be_empty():
     """A site without validation or test patients is a member; one without training sequences has no weight."""
-    member = CONTRACT.cohort[0].changed(sequences=(3, 0, 0), patients=(3, 0, 0))
-    changed(cohort=(member, *CONTRACT.cohort[1:])).require()
+    cohort = Cohort.of(4).contract.cohort
+    member = cohort[0].changed(sequences=(3, 0, 0), patients=(3, 0, 0))
+    Cohort.of(4, cohort=(member, *cohort[1:])).contract.require()
     with pytest.raises(FederationError, match="weight must be a whole number from 1"):
         member.changed(sequences=(0, 0, 0), weight=0)
+
+
+def test_counts_of_a_split_are_of_as_many_sites_as_an_update():
+    """Where one site alone has test patients, the sum over the cohort is its figures; per-site runs report them anyhow."""
+    cohort = CONTRACT.cohort
+    for having in (2, 1, 0):
+        without = [member.changed(sequences=(*member.sequences[:2], 0)) for member in cohort[having:]]
+        contract = changed(cohort=(*cohort[:having], *without))
+        if having:
+            with pytest.raises(FederationError, match=f"{having} of its sites have a split test, .* at least 3"):
+                contract.require()
+            contract = contract.changed(reporting="per-site")
+        contract.require()
 
 
 def test_weights_are_those_of_the_sizes():
