@@ -37,7 +37,7 @@ from sites.vault.masked_runs.run_member import RunMember
 
 DOMAIN = KeyDomain.of_secret(bytes(range(32)), n=2)
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
-NAMES = ("East", "North", "South", "West", "Xenia", "York", "Zenith")
+NAMES = ("East", "North", "South", "West", "Xenia", "York", "Zenith", "Zion", "Zoe", "Zug")
 SPEC = RunSpec.of(
     **TINY.values(),
     domain=DOMAIN.card().fingerprint,

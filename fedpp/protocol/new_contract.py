@@ -37,7 +37,7 @@ def first_contract(
     _require_enough(len(sites), settings.min_honest, settings.colluders)
     spec = RunSpec.of_settings(settings, domain, next(iter(sites)).task, masked=True)
     cohort = _cohort(spec, sites, certificates)
-    return RunContract(
+    contract = RunContract(
         spec=_weighed(spec, cohort),
         nonce=nonce,
         expires=expires,
@@ -51,6 +51,8 @@ def first_contract(
         initial=initial,
         reporting=settings.reporting,
     )
+    contract.require()
+    return contract
 
 
 def revised_contract(
@@ -62,12 +64,14 @@ def revised_contract(
     nonce: str,
     expires: int,
     bundle: str,
+    earlier: Iterable[RunContract] = (),
 ) -> RunContract:
     """Return the contract by which these sites continue a run from a certified state; raise if that cannot be.
 
     What is trained and how, and what is opened, stays as it was. The weights follow from the new cohort's sizes.
+    `earlier` are the contracts that the old one revised.
     """
-    cohort = _cohort(old.spec, sites, certificates)
+    cohort, before = _cohort(old.spec, sites, certificates), (old, *earlier)
     contract = old.changed(
         spec=_weighed(old.spec, cohort),
         cohort=cohort,
@@ -76,17 +80,21 @@ def revised_contract(
         bundle=bundle,
         revision=old.revision + 1,
         parent=Parent(old.digest, base.round, base.state),
-        changes=old.changes + small_changes(old, _members(cohort)),
+        changes=old.changes + max(small_changes(of, _members(cohort)) for of in before),
     )
-    require_revision(contract, old, base)
+    require_revision(contract, old, base, before[1:])
     return contract
 
 
-def require_revision(new: RunContract, old: RunContract, base: StateCertificate) -> None:
+def require_revision(
+    new: RunContract, old: RunContract, base: StateCertificate, earlier: Iterable[RunContract] = ()
+) -> None:
     """Raise `FederationError` unless a contract continues an old one from this state, certified under the old one.
 
     The certificate itself is verified by `StateCertificate.require`. At least t of the old members are in the new
-    cohort, so that their signatures under the new contract are also those of the old one's members.
+    cohort, so that their signatures under the new contract are also those of the old one's members. `earlier` are the
+    contracts that the old one revised, as far as they are known: many sites that leave, and all but one of which come
+    back, make two large changes, by which the run has one site less.
     """
     new.require()
     parent = Parent(old.digest, base.round, base.state)
@@ -105,8 +113,8 @@ def require_revision(new: RunContract, old: RunContract, base: StateCertificate)
             f"a revision needs {old.threshold} of the {old.n} members before it, with their certificates, got "
             f"{len(staying)}: wait for more of them, or start another run"
         )
-    due_changes = old.changes + small_changes(old, _members(new.cohort))
-    if new.changes != due_changes:
+    due_changes = old.changes + max(small_changes(of, _members(new.cohort)) for of in (old, *earlier))
+    if new.changes < due_changes:
         raise FederationError(f"a revision counts changes by few sites: {due_changes} are due, got {new.changes}")
 
 

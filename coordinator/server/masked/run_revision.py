@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from coordinator.server.run_state import RunState
 from fedpp.errors import FederationError
 from fedpp.protocol.new_contract import revised_contract
+from fedpp.protocol.run_contract import RunContract
 from fedpp.protocol.run_statements import SignedStatement
 
 from .run_course import RunCourse, course_of
@@ -54,6 +55,12 @@ def without(folder: RunState, cohort: Cohort, leaving: Collection[str], wait_sec
         nonce=contract.nonce,
         expires=contract.expires,  # so that a repeated request makes the same contract
         bundle=contract.bundle,
+        earlier=_contracts(cohort.parent),
     )
     datasets = {name: of for name, of in cohort.datasets.items() if name not in leaving}
     return Cohort(revised, tuple(certificates[name] for name in revised.names), staying, datasets, cohort)
+
+
+def _contracts(cohort: Cohort | None) -> list[RunContract]:
+    """Return the contracts of a cohort and of those before it."""
+    return [] if cohort is None else [cohort.contract, *_contracts(cohort.parent)]

@@ -24,6 +24,12 @@ def parent_of(of: RunSite, contract: RunContract) -> AcceptedContract | None:
     return AcceptedContract.load(of, contract.parent.contract)
 
 
+def _before(of: RunSite, contract: RunContract) -> list[RunContract]:
+    """Return the contracts that a contract of this site revised, as far back as this site was in them."""
+    parent = parent_of(of, contract)
+    return [] if parent is None else [parent.contract, *_before(of, parent.contract)]
+
+
 def require_successor(of: RunSite, contract: RunContract) -> None:
     """Raise an error unless a revision is the only one that this site is in, of a run that it was in, or joins.
 
@@ -52,7 +58,8 @@ def require_continuing(of: RunSite, accepted: AcceptedContract, stages: RunStage
     if contract.parent is None:
         return
     if parent is not None:
-        require_revision(contract, parent.contract, parent.certificate(contract.parent.round))
+        certificate, earlier = parent.certificate(contract.parent.round), _before(of, parent.contract)
+        require_revision(contract, parent.contract, certificate, earlier)
     stage = base_of(of, accepted, stages)
     if stage is not None:
         if stage.due == "end":

@@ -277,6 +277,21 @@ def test_changes_of_a_small_cohort_need_the_staff(five: list[Hospital]):
         five[0].vault.accept(after.contract.to_json(), after.certificates)
 
 
+def test_changes_count_against_all_cohorts_of_a_run(tmp_path: Path):
+    """Four sites leave ten, and three come back: no sum may then be of all but one of the ten."""
+    with opened(tmp_path, 10) as ten:
+        run = Coordinator(ten, contract_of(ten, rounds=2)).begin()
+        six, nine = revised(run, revision_of(run, 0, ten[:6]), ten[:6]).begin(), ten[:9]
+        starts = [signed.to_json() for signed in six.signed() if signed.statement.contract == six.digest]
+        last = Coordinator(nine, revision_of(six, 0, nine, nonce="ef" * 32), starts)
+        assert last.contract.parent is not None
+        for of in nine[6:]:
+            endorse(of.folder, of.site, last.contract.parent.base, NOW.replace(year=2028))
+        last.keep([of.vault.accept(last.contract.to_json(), last.certificates) for of in nine])
+        with pytest.raises(FederationError, match="changes by few sites: 1 are due, got 0"):
+            ten[0].vault.coin(last.digest, last.statements)
+
+
 def test_a_restored_vault_enters_no_revision_of_its_run(five: list[Hospital]):
     """It has left that run for good."""
     run = Coordinator(five, contract_of(five, rounds=2)).begin()
