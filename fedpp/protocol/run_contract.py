@@ -160,14 +160,14 @@ class RunContract(Declared, label="run contract", error=FederationError):
             raise self._refused(f"its weights are {weights!r:.80}, those of its training splits are {due!r:.80}")
 
     def _require_shared_splits(self) -> None:
-        """Refuse a split that too few members have: their sum of counts would be an honest site's, unless all report."""
+        """Refuse a split that too few members have: its counts would be few sites' figures, or one's."""
         needed = 0 if self.reporting == "per-site" else self.min_honest + self.colluders
         for place, split in enumerate(SPLITS):
             having = sum(member.sequences[place] > 0 for member in self.cohort)
             if 0 < having < needed:
                 raise self._refused(
-                    f"{having} of its sites have a split {split}, and its counts are to hide each of at least {needed}: ingest "
-                    "with other shares, so that more sites have it or none, or leave a site out"
+                    f"{having} of its sites have a split {split}, and its counts are to hide each of {needed} or more: "
+                    "ingest with other shares, so that more sites have it or none, or leave a site out"
                 )
 
     def require_current(self, now: datetime, days: int = VALIDITY.days) -> None:

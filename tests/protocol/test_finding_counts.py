@@ -53,7 +53,7 @@ def test_mapping_returns_through_flower_and_json(counts: FindingCounts) -> None:
 
 
 @pytest.mark.parametrize(("classes", "multi_label"), [(2, False), (9, False), (1, True), (14, True)])
-def test_no_counts_have_a_longer_text(classes: int, multi_label: bool) -> None:  # noqa: FBT001
+def test_no_counts_have_a_longer_text(classes: int, multi_label: bool) -> None:
     """The bound holds for the largest counts, and is a small multiple of their text, most of which is zeros."""
     task = Task(1, 8, 8, 1, tuple(f"{number}" for number in range(classes)), multi_label=multi_label)
     many = MAX_EXAMPLES // (2 if multi_label else classes)

@@ -160,13 +160,13 @@ def test_a_split_may_be_empty():
 
 
 def test_counts_of_a_split_are_of_as_many_sites_as_an_update():
-    """Where one site alone has test patients, the sum over the cohort is its figures; per-site runs report them anyhow."""
+    """Where one site alone has test patients, the cohort's sum is its figures, which per-site runs report."""
     cohort = CONTRACT.cohort
     for having in (2, 1, 0):
         without = [member.changed(sequences=(*member.sequences[:2], 0)) for member in cohort[having:]]
         contract = changed(cohort=(*cohort[:having], *without))
         if having:
-            with pytest.raises(FederationError, match=f"{having} of its sites have a split test, .* at least 3"):
+            with pytest.raises(FederationError, match=f"{having} of its sites have a split test, .* 3 or more"):
                 contract.require()
             contract = contract.changed(reporting="per-site")
         contract.require()
