@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from fedpp.aggregation.round_context import ring_of
+from fedpp.aggregation.step_bounds import local_steps
 from fedpp.config.contract_limits import RunLimits
 from fedpp.config.model_spec import MAX_PARAMETERS
 from fedpp.config.run_config import SPLITS
 from fedpp.errors import DomainMismatchError, FederationError, PolicyError, VaultError
 from fedpp.protocol.run_contract import FRESH, CohortMember, RunContract, certificate_hash
+from fedpp.protocol.run_spec import RunSpec
 
 from .accepted_contract import AcceptedContract
 from .run_site import RunSite
@@ -21,6 +23,8 @@ MAX_UNFINISHED = 2  # contracts at a time
 MAX_ACCEPTED = 50  # contracts in a day, revisions and abandoned ones included
 MAX_VALUES = 2 * MAX_PARAMETERS  # of a state: more would take over 3 GB
 MIN_STEP = 4  # units of an encoded value that one step of training changes it by, about
+MIN_READINGS = 256  # pairs of two sites' updates that have one sum, about
+SPACINGS = {"float32": 2.0**-25, "float64": 2.0**-54}  # of weights around a third
 YEAR, DAY = timedelta(days=365), timedelta(days=1)
 
 
@@ -79,6 +83,29 @@ def _require_own(of: RunSite, contract: RunContract) -> None:
             f"a step of rate {rate:g} of {own.weight} sequences is below {MIN_STEP} units of an aggregate of "
             f"{spec.examples}: use float64 weights, or a smaller max-update-value"
         )
+    if _readings(contract) < MIN_READINGS:
+        raise FederationError(
+            f"steps of rate {rate:g}, with max-update-value {spec.bounds.max_update_value:g}, are so small that a sum "
+            f"would show each site's {spec.training.dtype} update: take a larger rate, or a larger max-update-value"
+        )
+
+
+def _readings(contract: RunContract) -> float:
+    """Return how many pairs of updates have one sum, about.
+
+    An update is a difference of two weights, a multiple of their spacing; it counts times the site's weight. So a sum
+    of few multiples can tell its addends, as 401 a + 307 b does for a and b below 150. It does not where it is encoded
+    in units that are coarser than the multiples, nor for large a and b.
+    """
+    spec, ring, spacing = contract.spec, ring_of(contract.spec), SPACINGS[contract.spec.training.dtype]
+    steps = 1 if spec.training.hyperparameters.proximal else min(_steps(spec, of) for of in contract.cohort)
+    multiples = 2 * spec.training.hyperparameters.learning_rate * steps / spacing
+    units = contract.total_weight * spacing * 2.0**ring.fraction
+    return multiples / min(max(of.weight for of in contract.cohort), units)
+
+
+def _steps(spec: RunSpec, of: CohortMember) -> int:
+    return local_steps(spec.training, of.sequences[0])
 
 
 def _require_patients(own: CohortMember, min_patients: int) -> None:

@@ -103,6 +103,30 @@ def test_a_step_that_the_ring_is_too_coarse_for_is_refused(cohort: list[Hospital
         accepted(cohort[0], coarse, cohort)
 
 
+@pytest.mark.parametrize(
+    ("change", "fits"),
+    [
+        ({"learning_rate": 1e-6, "max_update_value": 2.0**-17}, False),
+        ({"learning_rate": 1e-6}, False),
+        ({"learning_rate": 1e-5}, True),
+        ({"learning_rate": 1e-5, "proximal": 1e6}, False),  # keeps an update near one step, however many there are
+        ({"learning_rate": 7e-6}, True),
+        ({"learning_rate": 7e-6, "max_update_value": 2.0**-10}, False),
+        ({"learning_rate": 1e-6, "max_update_value": 2.0**-17, "dtype": "float64"}, True),
+    ],
+)
+def test_steps_so_small_that_a_sum_tells_its_addends_are_refused(
+    cohort: list[Hospital], change: dict[str, Any], *, fits: bool
+):
+    """Updates in float32 are multiples of its spacing: a sum of few, times the sites' weights, has one reading."""
+    contract = contract_of(cohort, **{"dtype": "float32", **change})
+    if fits:
+        assert accepted(cohort[0], contract, cohort)
+    else:
+        with pytest.raises(FederationError, match="so small that a sum would show each site's float32 update"):
+            accepted(cohort[0], contract, cohort)
+
+
 def test_a_nonce_names_one_contract(cohort: list[Hospital]):
     """Another contract of a nonce that is taken is refused, whatever it says."""
     accepted(cohort[0], contract_of(cohort), cohort)
