@@ -1,11 +1,13 @@
-"""Key material: subkeys, keystreams, and a base class for objects that must not leak the key they hold."""
+"""Key material: subkeys, keystreams and sealed secrets, and a base class for objects that must not leak a key."""
 
+import os
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers import CipherContext
 
 KEY_BYTES = 32
+_NONCE_BYTES = 12
 
 
 def subkey(key: bytes, *, salt: bytes, info: bytes, length: int = KEY_BYTES) -> bytes:
@@ -24,6 +26,28 @@ def keystream(key: bytes) -> "CipherContext":
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes  # for which --help must not wait
 
     return Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+
+
+def seal(key: bytes, content: bytes, bound: bytes) -> bytes:
+    """Return a short secret under AES-256-GCM, behind a random nonce of 12 bytes; `bound` is authenticated with it.
+
+    Law: `unseal(key, seal(key, content, bound), bound) == content`.
+    """
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # for which --help must not wait
+
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + AESGCM(key).encrypt(nonce, content, bound)
+
+
+def unseal(key: bytes, sealed: bytes, bound: bytes) -> bytes:
+    """Return what `seal` sealed; raise `ValueError` if it was altered, or is of another key or binding."""
+    from cryptography.exceptions import InvalidTag  # for which --help must not wait
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    try:
+        return AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound)
+    except InvalidTag:
+        raise ValueError("the authentication tag of sealed bytes does not fit") from None
 
 
 class Redacted:

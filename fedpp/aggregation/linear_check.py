@@ -24,8 +24,9 @@ from fedpp.aggregation.ring import EncodedUpdate, Ring
 from fedpp.arrays import pieces
 from fedpp.errors import MaskError
 from fedpp.key_material import keystream, subkey
+from fedpp.protocol.run_statements import TAG_PRIME
 
-PRIME = 2**127 - 1
+PRIME = TAG_PRIME  # 2^127 - 1
 ROW = 2**14  # values
 CARRY = np.dtype("<u2")  # of a sum, above the ring's bits: enough for 65,536 addends
 _SALT = b"fedpp linear check 2"

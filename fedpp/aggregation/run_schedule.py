@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
+from fedpp.config.run_config import Monitor
 from fedpp.errors import FederationError
 from fedpp.learning.metrics import metrics
 from fedpp.protocol.finding_counts import AnyCounts
 
 Due = Literal["train", "validation", "test", "end"]
-Monitor = Literal["last", "loss", "auc"]
+
 
 _BETTER: dict[Monitor, Callable[[float, float], bool]] = {
     "loss": lambda new, best: new < best,

@@ -24,7 +24,7 @@ from fedpp.values import canonical, is_hex
 
 DUE: tuple[Due, ...] = get_args(Due)
 FORMAT = "fedpp-stage-1"
-BEGUN = RunSchedule()
+FIRST = RunSchedule()
 MAX_HEADER = 2**24  # bytes: a confusion of a thousand classes has a million counts
 
 
@@ -33,7 +33,7 @@ class RunStage:
     """A state with the run's schedule; equal bytes mean equal stages."""
 
     state: GlobalState  # the next round's base
-    schedule: RunSchedule = BEGUN
+    schedule: RunSchedule = FIRST
     counts: AnyCounts | None = None  # opened in the last round, of its base; None before the first
     aggregate: str = NO_HASH  # identifier of the aggregate that was opened, hex
 
@@ -132,7 +132,7 @@ def advanced(
     )
     state = stage.state
     if mean_update is not None:
-        bounded, _ = step_bounds.scaled(mean_update, algebra, mean_bound(contract))
+        bounded, _ = step_bounds.clipped(mean_update, algebra, mean_bound(contract))
         state = server_step.step(state, bounded, contract.spec.server_optimizer, algebra)
     elif schedule.due == "test" and schedule.chosen != stage.schedule.state:
         if best is None:

@@ -52,11 +52,6 @@ def clipped(
     return rows, [name for name, after in rows.items() if after is not update[name]]
 
 
-def scaled(mean_update: Rows, algebra: Algebra, largest: float) -> tuple[dict[str, Values], list[str]]:
-    """Scale an opened aggregate to its bound, to the same bits at every site; as `clipped` does."""
-    return clipped(mean_update, algebra, largest)
-
-
 def require_reachable(aggregate: EncodedUpdate, ring: Ring, weights: Sequence[int]) -> None:
     """Raise `MaskError` if no updates within the ring's bounds, of sites with these weights, have such a sum."""
     ring.require(aggregate)

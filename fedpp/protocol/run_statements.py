@@ -185,22 +185,22 @@ def context(run: str, number: int, base: str) -> bytes:
     return canonical({"base": base, "round": number, "run": run})
 
 
-def aggregate_id(of: bytes, bits: int, length: int, trained: Mapping[str, SignedStatement], sum_hash: str) -> str:
+def aggregate_id(ctx: bytes, bits: int, length: int, trained: Mapping[str, SignedStatement], sum_hash: str) -> str:
     """Return T: the hash of a round's context, its ring and length, all members' `train` statements and H(S).
 
     A vault releases its own mask for one T of a context, for ever.
     """
     _require_purpose("train", trained)
     for site, signed in trained.items():
-        if context(signed.statement.run, signed.statement.round, signed.statement.base) != of:
+        if context(signed.statement.run, signed.statement.round, signed.statement.base) != ctx:
             raise FederationError(f"the masked update of {site} is for another round, or another base state")
     facts = {site: signed.statement.facts for site, signed in trained.items()}
     parts = [[site, facts[site]["masked"], facts[site]["seed"]] for site in sorted(facts)]
-    content = {"bits": bits, "context": of.decode(), "length": length, "sum": sum_hash, "updates": parts}
+    content = {"bits": bits, "context": ctx.decode(), "length": length, "sum": sum_hash, "updates": parts}
     return sha256(canonical(content)).hexdigest()
 
 
 def _require_purpose(purpose: Purpose, statements: Mapping[str, SignedStatement]) -> None:
     for site, signed in statements.items():
         if (signed.statement.purpose, signed.statement.site) != (purpose, site):
-            raise FederationError(f"{site} owes a statement {purpose}, got {signed.statement.purpose}")
+            raise FederationError(f"a statement {purpose} of {site} is due, got {signed.statement.purpose}")

@@ -12,7 +12,7 @@ from fedpp.protocol.run_statements import SignedStatement
 from fedpp.values import Declared, Listed, whole
 
 LACKS_STATE = "the certified state is missing here: it is needed, sealed by another member"
-"""A vault's refusal where it cannot continue from its own states; who asked then sends it the certified one."""
+"""A vault's refusal where it cannot continue from its own states; the requester then sends it the certified one."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class StateCertificate(Declared, label="certificate of a state", error=Federatio
         """
         alike: dict[object, list[SignedStatement]] = defaultdict(list)
         for signed in statements:
-            alike[_said(signed)].append(signed)
+            alike[_stated(signed)].append(signed)
         most = max(alike.values(), key=len, default=[])
         if len(most) < needed(contract, most[0].statement.round if most else contract.start_round):
             raise FederationError(f"{len(most)} members signed one state of the round: too few for a certificate")
@@ -69,7 +69,7 @@ class StateCertificate(Declared, label="certificate of a state", error=Federatio
         if len(self.signed) < needed(contract, self.round):
             raise self._refused(f"{len(self.signed)} members signed it, {needed(contract, self.round)} are needed")
         stated = due, self.contract, self.run, self.round, self.state
-        if {_said(signed) for signed in self.signed} != {(*stated, self.base, self.counts)}:
+        if {_stated(signed) for signed in self.signed} != {(*stated, self.base, self.counts)}:
             raise self._refused("its statements are not all of the same state, counts and round")
         for signed in self.signed:
             signed.require(certificates[signed.statement.site])
@@ -80,7 +80,7 @@ def needed(contract: RunContract, number: int) -> int:
     return contract.n if number == contract.start_round else contract.threshold
 
 
-def _said(signed: SignedStatement) -> tuple[object, ...]:
+def _stated(signed: SignedStatement) -> tuple[object, ...]:
     of = signed.statement
     return (
         of.purpose,

@@ -113,7 +113,7 @@ def connection_flood(laboratory: Laboratory) -> float:
                 connection.connect(address.removeprefix("unix:"))
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            if granted(_asked, address):
+            if granted(_info, address):
                 return 0.0
             time.sleep(0.5)
     return 1.0
@@ -124,7 +124,7 @@ def unbounded_connections() -> AbstractContextManager[None]:
     return replaced((sys.modules[__name__], "VAULT", "unbounded"))
 
 
-def _asked(address: str) -> None:
+def _info(address: str) -> None:
     with VaultClient(address) as vault:
         vault.info()
 

@@ -11,7 +11,6 @@ from fedpp.aggregation.run_schedule import RunSchedule
 from fedpp.aggregation.run_stage import RunStage
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.sealed_stage import SealedStage
-from fedpp.protocol import state_certificate
 from fedpp.protocol.certified_model import CertifiedModel
 from fedpp.protocol.run_statements import SignedStatement
 from fedpp.protocol.state_certificate import StateCertificate
@@ -24,6 +23,7 @@ from .scene.colluding_member import Colluder
 from .scene.laboratory import DOMAIN, Laboratory, encrypted
 from .scene.relaying_coordinator import Coordinator, contract_of
 from .scene.requests_in_clear import ChoosingCoordinator
+from .start_attacks import one_signature
 
 KERNEL = "dense/kernel"
 
@@ -66,9 +66,8 @@ def early_model(laboratory: Laboratory) -> float:
 
 def overwritten_model(laboratory: Laboratory) -> float:
     """The coordinator has a hospital keep a second model as that of a run, in place of the one that it kept."""
-    with replaced(
-        (of_laboratory, "SECURE_AGGREGATION", "optional")
-    ):  # a run in clear: in a masked one no app keeps any
+    # A run in clear, since no app keeps the model of a masked one.
+    with replaced((of_laboratory, "SECURE_AGGREGATION", "optional")):
         hospitals = laboratory.hospitals(3)
     coordinator = ChoosingCoordinator.of(hospitals, laboratory.folder)
     rows = coordinator.zeros()
@@ -92,11 +91,6 @@ def sealed_by_anybody() -> AbstractContextManager[None]:
         return GlobalState.from_bytes(b"".join(records))
 
     return replaced((pull_command, "opened", opened))
-
-
-def one_signature() -> AbstractContextManager[None]:
-    """Let one member certify a state."""
-    return replaced((state_certificate, "needed", lambda *_: 1))
 
 
 def replacing() -> AbstractContextManager[None]:

@@ -68,7 +68,7 @@ def repeated_starts(laboratory: Laboratory) -> float:
 
 
 def unlimited() -> AbstractContextManager[None]:
-    """Let vaults show as many coins a day as they are asked for."""
+    """Let vaults show any number of coins a day."""
     return replaced((run_admission, "require_starts", lambda *_: None))
 
 

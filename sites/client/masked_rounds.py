@@ -72,16 +72,16 @@ def train_round(query: Query) -> RecordDict:
     A repeated request waits while the first one trains, and then finds the update in the vault.
     """
     request = masked_messages.RoundRequest.read(query.content)
-    asked = request.contract, request.round, request.statements
+    due = request.contract, request.round, request.statements
     with _turn(query, request.contract) as contract:
         local = local_training(query, contract.spec)
         with _vault(query) as vault:
-            found = vault.train_round(*asked)
+            found = vault.train_round(*due)
             if found is None:
                 stage = RunStage.from_bytes(vault.run_stage(request.contract))
-                found = vault.train_round(*asked, *_trained(local, stage, request.round))
+                found = vault.train_round(*due, *_trained(local, stage, request.round))
     if found is None:
-        raise FederationError("its vault asks for an update again that it was given: its log says why")
+        raise FederationError("its vault requests an update that it has received: its log says why")
     masked, statement = found
     return masked_messages.stated(statement, arrays={masked_messages.MASKED: Array(masked)})
 

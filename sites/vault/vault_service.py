@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.config.hyperparameters import DTYPES
-from fedpp.config.model_spec import MAX_PARAMETERS, ModelSpec
+from fedpp.config.model_spec import ModelSpec
 from fedpp.config.run_config import SPLITS
 from fedpp.config.site_policy import EvaluationLimits, SitePolicy, today
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
@@ -45,6 +45,7 @@ from .evaluation_limits import (
     past_proof,
 )
 from .masked_runs.run_journal import RunJournal
+from .masked_runs.run_limits import MAX_VALUES
 from .masked_runs.run_member import RunMember
 from .masked_runs.run_site import LogHead
 from .memory_budget import MemoryBudget
@@ -55,7 +56,7 @@ from .vault_runs import VaultRuns
 
 MEMORY_BYTES = 2**29  # for the arrays of all running calls of a method
 MEMORY_SECONDS = 60.0  # longest wait for free memory
-MAX_VALUES = 2 * MAX_PARAMETERS  # of initial weights: more would take over 3 GB
+
 # Copies of a reply's values in memory while it is computed: measured, and rounded up.
 _COPIES_OF_WEIGHTS, _COPIES_OF_LOGITS = 4, 8
 _PUBLIC_FACTS = (

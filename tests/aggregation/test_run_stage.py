@@ -15,7 +15,7 @@ from fedpp.aggregation.global_state import GlobalState
 from fedpp.aggregation.run_schedule import RunSchedule
 from fedpp.aggregation.run_stage import RunStage, advanced, mean_bound, member_bound, site_bound
 from fedpp.aggregation.server_step import step
-from fedpp.aggregation.step_bounds import scaled
+from fedpp.aggregation.step_bounds import clipped
 from fedpp.errors import FedppError, ModelError
 from fedpp.learning.metrics import count
 from fedpp.protocol.counts import Counts
@@ -234,7 +234,7 @@ def test_a_round_of_training_steps_the_state():
 def test_an_aggregate_beyond_the_bound_is_scaled():
     """The step is that of the scaled update; one within the bound is taken as it is."""
     contract, before, update = contract_of(), RunStage(state_of()), rows_of(3, 50.0)
-    bounded, names = scaled(update, algebra_of(N), mean_bound(contract))
+    bounded, names = clipped(update, algebra_of(N), mean_bound(contract))
     assert len(names) == len(update)
     after = advanced(contract, before, update, counts_of(0.4), T, algebra_of(N))
     assert after.state == step(before.state, bounded, RUN_SPEC.server_optimizer, algebra_of(N))
@@ -269,10 +269,10 @@ def test_the_mean_of_clipped_updates_is_within_its_bound():
     contract, algebra = contract_of(), algebra_of(N)
     direction, total = rows_of(5), dict.fromkeys(rows_of(5), 0.0)
     for member in contract.cohort:  # all in one direction, the longest sum there is
-        rows, names = scaled({k: v * 1e3 for k, v in direction.items()}, algebra, member_bound(contract, member.site))
+        rows, names = clipped({k: v * 1e3 for k, v in direction.items()}, algebra, member_bound(contract, member.site))
         assert names
         total = {name: total[name] + member.weight / contract.total_weight * rows[name] for name in rows}
-    _, names = scaled(total, algebra, mean_bound(contract))
+    _, names = clipped(total, algebra, mean_bound(contract))
     assert names == []
 
 

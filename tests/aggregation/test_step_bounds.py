@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedpp.aggregation import step_bounds
 from fedpp.aggregation.ring import Ring
-from fedpp.aggregation.step_bounds import bound, clipped, local_steps, require_reachable, scaled
+from fedpp.aggregation.step_bounds import bound, clipped, local_steps, require_reachable
 from fedpp.arrays import PIECE
 from fedpp.config.hyperparameters import Hyperparameters, Training
 from fedpp.errors import MaskError, ModelError
@@ -140,7 +140,7 @@ def test_the_mean_square_has_one_order_of_additions(elements: int, draws: int):
             half = len(totals) // 2
             totals = [a + b for a, b in zip(totals[:half], totals[half:], strict=True)]
         size = top * math.sqrt(totals[0] / elements)
-        rows, _ = scaled({"w": values[:, None]}, algebra_of(1), size / 3)
+        rows, _ = clipped({"w": values[:, None]}, algebra_of(1), size / 3)
         np.testing.assert_array_equal(rows["w"][:, 0], values * (size / 3 / size * step_bounds.SLACK))
 
 

@@ -235,9 +235,9 @@ def test_another_coin_than_the_committed_one_is_refused():
     other = COHORT.signed_by(SITE, COHORT.statement(SITE, "coin", coin=hashed("better")))
     with pytest.raises(FederationError, match="the coin of Site 00 is not the one that it committed to"):
         run_id(COHORT.contract.digest, accepted, {**coins, SITE: other})
-    with pytest.raises(FederationError, match="Site 00 owes a statement coin, got accept"):
+    with pytest.raises(FederationError, match="a statement coin of Site 00 is due, got accept"):
         run_id(COHORT.contract.digest, accepted, {**coins, SITE: accepted[SITE]})
-    with pytest.raises(FederationError, match="Site 00 owes a statement accept, got accept"):
+    with pytest.raises(FederationError, match="a statement accept of Site 00 is due, got accept"):
         run_id(COHORT.contract.digest, {**accepted, SITE: accepted["Site 01"]}, coins)
 
 
@@ -283,7 +283,7 @@ def test_vectors_of_another_context_are_in_no_aggregate():
         with pytest.raises(FederationError, match="the masked update of Site 00 is for another round, or another base"):
             aggregate_id(of, 64, 100, {**trained, SITE: other}, hashed("sum"))
     for wrong in (COHORT.signed[SITE][2], trained["Site 01"]):
-        with pytest.raises(FederationError, match="Site 00 owes a statement train, got"):
+        with pytest.raises(FederationError, match="a statement train of Site 00 is due, got"):
             aggregate_id(of, 64, 100, {**trained, SITE: wrong}, hashed("sum"))
 
 

@@ -1,7 +1,7 @@
 """Requests to all members of a masked run, until each of them has done its part of a phase.
 
 A sum has the updates of all members, so no phase ends without one of them. Where members are offline, refuse or are
-late, the run pauses: they are asked again for a bounded time, and after that its operator resumes the run.
+late, the run pauses: requests are repeated for a bounded time, and after that its operator resumes the run.
 """
 
 import time
@@ -25,16 +25,16 @@ from fedpp.protocol.run_statements import SignedStatement
 from .statement_store import Cohort, StatementStore
 
 PAUSE_SECONDS = 10.0  # for which replies are waited for at a time, while the run is paused
-REPEAT_SECONDS, MAX_REPEAT_SECONDS = 1.0, 60.0  # until a member that refused is asked again; doubled each time
+REPEAT_SECONDS, MAX_REPEAT_SECONDS = 1.0, 60.0  # until a refused request is repeated; doubled each time
 
 
 class NewStatementsError(Exception):
-    """Members had statements of later phases that were not known here: what is due has changed."""
+    """Members sent statements of later phases that the journal lacked: another phase is due."""
 
 
 @dataclass(frozen=True)
 class PhaseRequest:
-    """What the members are asked in one phase, and what is done with their replies."""
+    """Request of one phase to the members, which of them have not replied, and what keeps a reply."""
 
     what: str  # for people
     phase: Phase
@@ -49,12 +49,12 @@ class PhaseRequest:
 
 @dataclass
 class _Lack:
-    """Why a member has not done its part, and what it needs."""
+    """What a member lacks that has not done its part, and when its request may be repeated."""
 
     reason: str = "no reply"
-    again: float = 0.0  # when it may be asked again
+    again: float = 0.0  # earliest time of the next request
     delay: float = 0.0
-    quick: bool = False  # it needs no wait, but what it lacks
+    quick: bool = False  # the next request may follow at once, with what it lacks
     places: Mapping[str, int] | None = None  # from which it lacks statements
     state: bool = False  # it lacks the certified state
     contract: bool = False  # its app lacks the contract
@@ -81,7 +81,7 @@ class CohortRequests:
         self._ttl = max(DEFAULT_TTL, config.rounds * config.round_seconds + config.wait_seconds)
         self._lacks: dict[str, _Lack] = {}
         self._compared: set[str] = set()  # phases in which the members' statements were compared with those here
-        self._asked: dict[int, str] = {}
+        self._names: dict[int, str] = {}  # node -> member, of the requests of this phase
 
     def nodes(self) -> dict[str, int]:
         """Return the node of each member that is admitted."""
@@ -89,7 +89,7 @@ class CohortRequests:
         return {site.name: node for node, site in self._admissions.admitted.sites.items() if site.name in names}
 
     def carry_out(self, request: PhaseRequest) -> None:
-        """Ask the members that have not done their part, until all have, or enough of them when the time is over.
+        """Send a phase's request to the members until all have done their part, or enough when the time is over.
 
         Raises `FederationError` if the run was paused for as long as it may be, `ForkError` for a member that signed
         two statements of which it may sign one, and `NewStatementsError` where the members know more than this journal.
@@ -97,14 +97,14 @@ class CohortRequests:
         missing = request.missing()
         if not missing:
             return
-        self._lacks, self._asked = {}, {}
+        self._lacks, self._names = {}, {}
         names = self._store.chains.contract.names
         self._progress.update(
             phase=request.phase,
             sites={name: "pending" if name in missing else "replied" for name in names},
             deadline=time.time() + self._config.round_seconds,
         )
-        self._ask(request, missing)
+        self._send(request, missing)
         self._receive(request, self._config.round_seconds)
         if self._needs_more(request):
             self._pause(request)
@@ -131,7 +131,7 @@ class CohortRequests:
         return self._store.chains.contract.n - len(request.missing()) < request.enough
 
     def _pause(self, request: PhaseRequest) -> None:
-        """Ask the missing members again until enough have done their part, for `wait_seconds` at most."""
+        """Repeat the request to missing members until enough have done their part, for `wait_seconds` at most."""
         until, noted = time.monotonic() + self._config.wait_seconds, False
         while self._needs_more(request):
             if not noted and not self._can_make_up():
@@ -158,13 +158,13 @@ class CohortRequests:
         """Tell whether all missing members lack something that they can be given now."""
         return all(lack.quick for lack in self._lacks.values())
 
-    def _ask(self, request: PhaseRequest, names: Iterable[str]) -> None:
+    def _send(self, request: PhaseRequest, names: Iterable[str]) -> None:
         """Send the request to these members, as far as they are connected."""
         nodes, usual = self.nodes(), request.content([signed.to_json() for signed in request.statements])
-        asked = {name: nodes[name] for name in sorted(names) if name in nodes}
-        self._asked |= {node: name for name, node in asked.items()}
-        contents = {name: self._more(request, name) or usual for name in asked}
-        self._exchange.send([self._message(node, request.kind, contents[name]) for name, node in asked.items()])
+        connected = {name: nodes[name] for name in sorted(names) if name in nodes}
+        self._names |= {node: name for name, node in connected.items()}
+        contents = {name: self._more(request, name) or usual for name in connected}
+        self._exchange.send([self._message(node, request.kind, contents[name]) for name, node in connected.items()])
         pending = self._exchange.pending
         for name in names:
             if nodes.get(name) not in pending:
@@ -175,7 +175,7 @@ class CohortRequests:
     def _receive(self, request: PhaseRequest, seconds: float) -> None:
         """Take the replies that arrive in this time."""
         for node, reply in self._exchange.replies(seconds):
-            name = self._asked[node]
+            name = self._names[node]
             if reply is None or messages.is_lost(reply):
                 self._lacking(request, name, "its reply was lost")
             elif messages.is_offline(reply):
@@ -183,7 +183,7 @@ class CohortRequests:
             else:
                 self._take(request, name, reply)
         for node in self._exchange.cut_short():
-            self._lacking(request, self._asked[node], "its reply was late")
+            self._lacking(request, self._names[node], "its reply was late")
 
     def _take(self, request: PhaseRequest, name: str, reply: Message) -> None:
         lack, places = self._lacks[name], masked_messages.missing_links(reply)
@@ -207,7 +207,7 @@ class CohortRequests:
             self._progress.site(name, "replied")
 
     def _lacking(self, request: PhaseRequest, name: str, reason: str) -> None:
-        """Record what a member lacks, which it can be given now; if that does not help, it has to wait."""
+        """Record what a member lacks and can be sent at once; a second time for one reason, it has to wait."""
         lack = self._lacks[name]
         if lack.reason == reason:
             self._failed(request, name, "pending", reason)
@@ -216,7 +216,7 @@ class CohortRequests:
             lack.reason, lack.quick, lack.again = reason, True, 0.0
 
     def _failed(self, request: PhaseRequest, name: str, status: SiteStatus, reason: str) -> None:
-        """Log why a member has not done its part, if that is new; it is asked again after a delay that doubles."""
+        """Log why a member has not done its part, if that is new; its request is repeated after a doubled delay."""
         lack = self._lacks.setdefault(name, _Lack())
         if lack.reason != reason:
             self._folder.note(f"{request.what}: {name}: {reason}")
@@ -225,7 +225,7 @@ class CohortRequests:
         self._progress.site(name, status)
 
     def _make_up(self, request: PhaseRequest) -> None:
-        """Give members what they lack, and ask those again that may reply now; wait a moment if there are none."""
+        """Send members what they lack, and repeat the requests that are due; wait a moment if there are none."""
         for name, lack in sorted(self._lacks.items()):
             if lack.state:
                 lack.state = False
@@ -237,7 +237,7 @@ class CohortRequests:
         nodes = self.nodes()
         due = [name for name, lack in self._lacks.items() if nodes.get(name) in connected and lack.again <= now]
         if due:
-            self._ask(request, due)
+            self._send(request, due)
         elif not self._exchange.pending:
             time.sleep(min(REPEAT_SECONDS, PAUSE_SECONDS))
 
@@ -252,15 +252,15 @@ class CohortRequests:
         return request.content([signed.to_json() for signed in known.values()])
 
     def _compare(self, request: PhaseRequest) -> None:
-        """After a phase's first refusal, take what members have signed that is not known here, as after a lost disk."""
+        """After a phase's first refusal, fetch the statements that the journal lacks, as after the loss of a disk."""
         if request.what in self._compared:
             return
         self._compared.add(request.what)
-        asked = masked_messages.WhereRequest(self._store.chains.contract.nonce)
+        where = masked_messages.WhereRequest(self._store.chains.contract.nonce)
         new: list[SignedStatement] = []
         for name in self.nodes():
             with suppress(FederationError):
-                content = self.reply_of(name, masked_messages.WHERE, RecordDict({messages.CONFIG: asked.to_record()}))
+                content = self.reply_of(name, masked_messages.WHERE, RecordDict({messages.CONFIG: where.to_record()}))
                 texts = masked_messages.statements_of(content)
                 new += self._store.add_all([SignedStatement.from_json(text) for text in texts])
         if any(of.statement.round > request.number or of.statement.purpose == "step" for of in new):
@@ -269,13 +269,13 @@ class CohortRequests:
             raise NewStatementsError
 
     def _load_state(self, request: PhaseRequest, name: str) -> None:
-        """Give a member the certified state, sealed by another one."""
+        """Send a member the certified state, sealed by another one."""
         statements = tuple(signed.to_json() for signed in request.statements)
-        asked = masked_messages.StatementsRequest(self._store.chains.contract.digest, statements)
+        load = masked_messages.StatementsRequest(self._store.chains.contract.digest, statements)
         for other in sorted(self.nodes().keys() - {name}):
             try:
                 state = masked_messages.sealed_state(self.sealed_state(other))
-                content = RecordDict({messages.CONFIG: asked.to_record(), messages.ARRAYS: state})
+                content = RecordDict({messages.CONFIG: load.to_record(), messages.ARRAYS: state})
                 self.reply_of(name, masked_messages.LOAD, content)
             except FederationError as error:
                 self._failed(request, name, "excluded", f"the state of {other}: {error}")
@@ -285,7 +285,7 @@ class CohortRequests:
                 return
 
     def _send_contract(self, request: PhaseRequest, name: str) -> None:
-        """Let a member accept the contract again, which its app keeps."""
+        """Send a member the contract again, of which its app keeps a copy."""
         try:
             self.reply_of(name, masked_messages.ACCEPT_RUN, contract_request(self._cohort))
         except FederationError as error:

@@ -46,10 +46,8 @@ def federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progress
         cohort = _revised(cohort, folder, config)
         # Its sites may be busy with the round.
         admissions.wait(config, set(cohort.contract.names), config.round_seconds)
-    store, earlier = (
-        StatementStore(folder, cohort, config.wait_seconds),
-        EarlierRounds.of(folder, cohort, config.wait_seconds),
-    )
+    store = StatementStore(folder, cohort, config.wait_seconds)
+    earlier = EarlierRounds.of(folder, cohort, config.wait_seconds)
     requests = CohortRequests(grid, config, admissions, folder, progress, store, cohort)
     masked_run = MaskedRun(cohort, store, requests, folder, progress, n=card.n, earlier=earlier)
     try:

@@ -2,7 +2,7 @@
 
 The coordinator relays the members' statements and adds their masked updates. It reads no state, and cannot choose what
 is computed: all members sign one contract, and what is due follows from what they open together. Each thing is on the
-disk before the request that depends on it (`statement_store`), and a part that is on the disk is not asked for again.
+disk before the request that depends on it (`statement_store`), and a part that is on the disk is not requested again.
 """
 
 import json
@@ -82,11 +82,7 @@ class MaskedRun:
         if contract.reporting != "per-site" or course is None:
             return {}
 
-        def content(statements: Sequence[str]) -> RecordDict:
-            request = masked_messages.StatementsRequest(contract.digest, tuple(statements))
-            return RecordDict({messages.CONFIG: request.to_record()})
-
-        self._sign("reports", "testing", masked_messages.REPORT, "report", course.number, content)
+        self._sign("reports", "testing", masked_messages.REPORT, "report", course.number, self._with)
         signed = self._store.chains.all_of("report", course.number)
         figures = {site: json.loads(of.statement.facts["figures"] or "{}") for site, of in signed.items()}
         return {site: {name: kind.from_mapping(of) for name, of in read.items()} for site, read in figures.items()}
@@ -98,15 +94,11 @@ class MaskedRun:
         def accept(_: Sequence[str]) -> RecordDict:
             return contract_request(self._cohort)
 
-        def stated(statements: Sequence[str]) -> RecordDict:
-            request = masked_messages.StatementsRequest(contract.digest, tuple(statements))
-            return RecordDict({messages.CONFIG: request.to_record()})
-
         first = contract.start_round
         self._sign("contract", "starting", masked_messages.ACCEPT_RUN, "accept", 0, accept)
         earlier = self._earlier.statements if self._earlier else ()
-        self._sign("coins", "starting", masked_messages.REVEAL_COIN, "coin", 0, stated, earlier=earlier)
-        self._sign("first state", "starting", masked_messages.START_RUN, "start", first, stated)
+        self._sign("coins", "starting", masked_messages.REVEAL_COIN, "coin", 0, self._with, earlier=earlier)
+        self._sign("first state", "starting", masked_messages.START_RUN, "start", first, self._with)
 
     def _round(self, before: RunCourse) -> RunCourse:
         started, number, due = time.monotonic(), before.number + 1, before.schedule.due
@@ -191,7 +183,7 @@ class MaskedRun:
         )
 
     def _step(self, number: int, base: str, arrays: ArrayRecord) -> None:
-        """Let the members compute the next state, until enough of them signed one."""
+        """Let the members compute the next state, until t of them signed the same one, or all have signed."""
         seeds = tuple(self._store.seed(site, number) or "" for site in self._contract.names)
 
         def content(statements: Sequence[str]) -> RecordDict:
@@ -238,6 +230,11 @@ class MaskedRun:
                 enough=enough or self._contract.n,
             )
         )
+
+    def _with(self, statements: Sequence[str]) -> RecordDict:
+        """Return the content of a request that has these statements alone."""
+        request = masked_messages.StatementsRequest(self._contract.digest, tuple(statements))
+        return RecordDict({messages.CONFIG: request.to_record()})
 
     def _read(self, site: str, content: RecordDict, purpose: Purpose, number: int, base: str) -> SignedStatement:
         """Return the statement in a member's reply; raise `FederationError` if it is about something else."""

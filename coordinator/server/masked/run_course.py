@@ -49,7 +49,7 @@ class RunCourse:
 
 
 def course_of(chains: StatementChains, before: RunCourse | None = None, until: int | None = None) -> RunCourse | None:
-    """Return the course of a run, up to a round; None before all members have signed the state that it starts from.
+    """Return the course of a run, to the round `until` at most; None before all members signed the first state.
 
     `before` is the course that a revision continues.
     """

@@ -19,7 +19,7 @@ from .statement_store import Cohort, StatementStore
 
 @dataclass(frozen=True)
 class EarlierRounds:
-    """What a run came to under the contracts before its present one."""
+    """Rounds of a run under its earlier contracts: course, statements and durations."""
 
     course: RunCourse
     statements: Sequence[SignedStatement]  # of the state that the revision starts from, and later ones

@@ -6,19 +6,17 @@ from hashlib import sha256
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
 from fedpp.aggregation import pair_masks
 from fedpp.aggregation.ring import EncodedUpdate
 from fedpp.aggregation.run_stage import RunStage
+from fedpp.key_material import seal, unseal
 from fedpp.protocol.run_statements import Purpose, RunStatement, SignedStatement, context
 from fedpp.values import canonical
 
 from .laboratory import Hospital
 from .relaying_coordinator import Coordinator
-
-NONCE_BYTES = 12
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,7 @@ class Colluder:
         """Return b_i of a site that released it, which every member of the domain unseals."""
         aggregate = self.statement("release", number, site).facts["aggregate"]
         bound = canonical({"aggregate": aggregate, "context": self.context(number).decode(), "site": site})
-        sealed = self.run.sealed[site]
-        key = AESGCM(self.of.site.domain.derive("run masks"))
-        return key.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound)
+        return unseal(self.of.site.domain.derive("run masks"), self.run.sealed[site], bound)
 
     def pair_key(self, one: str, other: str, number: int) -> bytes:
         """Return the key of the masks of two sites, as far as this member can make it: with its own private key."""
@@ -72,9 +68,8 @@ class Colluder:
     def released(self, aggregate: str, tag: int, number: int) -> str:
         """Return a statement of release with this tag, and let the run have the sealed b_i of it."""
         bound = canonical({"aggregate": aggregate, "context": self.context(number).decode(), "site": self.of.name})
-        nonce = bytes(NONCE_BYTES)
-        key = AESGCM(self.of.site.domain.derive("run masks"))
-        self.run.sealed[self.of.name] = sealed = nonce + key.encrypt(nonce, self.own_seed(number), bound)
+        sealed = seal(self.of.site.domain.derive("run masks"), self.own_seed(number), bound)
+        self.run.sealed[self.of.name] = sealed
         facts = {"aggregate": aggregate, "tag": f"{tag:x}", "sealed": sha256(sealed).hexdigest()}
         return self.signed("release", facts, number)
 

@@ -12,9 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
 from fedpp.aggregation import linear_check, pair_masks, round_vector
@@ -23,7 +21,7 @@ from fedpp.aggregation.ring import EncodedUpdate, Ring
 from fedpp.aggregation.round_context import ring_of
 from fedpp.aggregation.run_stage import RunStage, advanced
 from fedpp.errors import FedppError, MaskError, VaultError
-from fedpp.key_material import KEY_BYTES
+from fedpp.key_material import KEY_BYTES, seal, unseal
 from fedpp.protocol.run_statements import Purpose, SignedStatement, aggregate_id
 from fedpp.protocol.state_certificate import LACKS_STATE
 from fedpp.values import canonical
@@ -37,7 +35,7 @@ from .run_revisions import require_unsucceeded
 from .run_site import RunSite, refused
 from .run_stages import RunStages
 
-_NONCE_BYTES, _RANDOM_BYTES = 12, 32
+_RANDOM_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -331,14 +329,13 @@ class MemberRound:
 
 def _sealed(of: RunSite, seed: bytes, bound: bytes) -> bytes:
     """Return a seed sealed for all vaults of the key epoch, bound to its round, sum and site."""
-    nonce = os.urandom(_NONCE_BYTES)
-    return nonce + AESGCM(of.site.domain.derive("run masks")).encrypt(nonce, seed, bound)
+    return seal(of.site.domain.derive("run masks"), seed, bound)
 
 
 def _unsealed(of: RunSite, sealed: bytes, bound: bytes) -> bytes:
     try:
-        seed = AESGCM(of.site.domain.derive("run masks")).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound)
-    except (InvalidTag, ValueError):
+        seed = unseal(of.site.domain.derive("run masks"), sealed, bound)
+    except ValueError:
         raise MaskError("a sealed mask is not of this round, sum, site or domain") from None
     if len(seed) != KEY_BYTES:
         raise MaskError(f"an own mask has a seed of {KEY_BYTES} bytes, got {len(seed)}")

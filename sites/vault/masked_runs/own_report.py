@@ -1,9 +1,11 @@
-"""Own report of a site: the evaluation counts of its own data in each round, which only it has.
+"""Own report of a site: the evaluation counts of its own data in each round, in `FOLDER/reports/CONTRACT.json`.
 
-`FOLDER/reports/CONTRACT.json` is the hospital's: the vault writes it, and only the sum over the cohort leaves.
+The vault writes the file for its hospital. Only sums over the cohort leave the site, unless the contract has per-site
+reports.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +73,13 @@ def report(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> str:
     rounds = OwnReport(of.journal.folder, accepted.contract).rounds()
     if accepted.contract.reporting != "per-site" or not rounds:
         raise VaultError(run_refusals.NO_REPORT)
-    while len(figures := canonical(rounds).decode()) > MAX_FIGURES:  # of a long run the newest
-        del rounds[next(iter(rounds))]
     with accepted.writing():
-        return accepted.sign("report", {"figures": figures}, run=accepted.run, number=number)
+        return accepted.sign("report", {"figures": newest(rounds)}, run=accepted.run, number=number)
+
+
+def newest(rounds: Mapping[str, Any]) -> str:
+    """Return the canonical JSON of the counts, of a long run those of the newest states that fit a statement."""
+    kept = dict(rounds)
+    while len(figures := canonical(kept).decode()) > MAX_FIGURES:
+        del kept[min(kept, key=lambda name: int(name.partition(" ")[0]))]
+    return figures

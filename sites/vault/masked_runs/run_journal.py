@@ -18,17 +18,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from fedpp.errors import VaultError
 from fedpp.files import lock_folder, make_folder, replace, sync_folder
-from fedpp.key_material import subkey
+from fedpp.key_material import seal, subkey, unseal
 from fedpp.keys.key_store import Site
 
 FORMAT = "fedpp-runs-1"
 DATABASE, ARRAYS = "journal.sqlite", "arrays"
-_NONCE_BYTES = 12
+
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE contracts (
@@ -71,8 +68,7 @@ class RunJournal:
 
     def __init__(self, folder: Path, database: sqlite3.Connection, lock: int, key: bytes) -> None:
         """Keep what `open` made."""
-        self._folder, self._database, self._lock = folder, database, lock
-        self._cipher = AESGCM(key)
+        self._folder, self._database, self._lock, self._key = folder, database, lock, key
 
     @classmethod
     def open(cls, folder: Path, site: Site) -> Self:
@@ -153,14 +149,13 @@ class RunJournal:
 
     def seal(self, content: bytes, what: str) -> bytes:
         """Return a secret as it is stored; `what` is authenticated with it."""
-        nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, content, what.encode())
+        return seal(self._key, content, what.encode())
 
     def unseal(self, stored: bytes, what: str) -> bytes:
         """Return a secret that `seal` stored; raise `VaultError` if it was changed or is another one."""
         try:
-            return self._cipher.decrypt(stored[:_NONCE_BYTES], stored[_NONCE_BYTES:], what.encode())
-        except InvalidTag:
+            return unseal(self._key, stored, what.encode())
+        except ValueError:
             raise VaultError("the journal of runs is damaged: a secret in it cannot be decrypted") from None
 
     def keep(self, *content: bytes | memoryview) -> str:

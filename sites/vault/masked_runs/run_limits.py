@@ -21,7 +21,7 @@ from .run_site import RunSite
 
 MAX_UNFINISHED = 2  # contracts at a time
 MAX_ACCEPTED = 50  # contracts in a day, revisions and abandoned ones included
-MAX_VALUES = 2 * MAX_PARAMETERS  # of a state: more would take over 3 GB
+MAX_VALUES = 2 * MAX_PARAMETERS  # of a state, or of initial weights: more would take over 3 GB
 MIN_STEP = 4  # units of an encoded value that one step of training changes it by, about
 MIN_READINGS = 256  # pairs of two sites' updates that have one sum, about
 SPACINGS = {"float32": 2.0**-25, "float64": 2.0**-54}  # of weights around a third
@@ -109,6 +109,7 @@ def _steps(spec: RunSpec, of: CohortMember) -> int:
 
 
 def _require_patients(own: CohortMember, min_patients: int) -> None:
+    """Refuse a split of some patients, but fewer than the policy allows figures of."""
     for split, patients in zip(SPLITS, own.patients, strict=True):
         if 0 < patients < min_patients:
             raise PolicyError(
@@ -118,7 +119,7 @@ def _require_patients(own: CohortMember, min_patients: int) -> None:
 
 
 def _beyond(contract: RunContract, limits: RunLimits, own: CohortMember) -> Iterator[str]:
-    """Yield what the contract says beyond the limits."""
+    """Yield each limit that the contract exceeds, with the contract's value."""
     training, server = contract.spec.training, contract.spec.server_optimizer.learning_rate
     rate, batch = training.hyperparameters.learning_rate, training.hyperparameters.batch_size
     largest = contract.spec.bounds.max_update_value

@@ -13,7 +13,7 @@ from fedpp.aggregation.global_state import unflat
 from fedpp.aggregation.round_context import ring_of
 from fedpp.aggregation.run_stage import mean_bound, site_bound
 from fedpp.aggregation.server_step import step
-from fedpp.aggregation.step_bounds import clipped, scaled
+from fedpp.aggregation.step_bounds import clipped
 from fedpp.errors import FederationError, MaskError, VaultError
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.run_statements import SignedStatement
@@ -35,7 +35,7 @@ def test_a_masked_run_is_averaging_in_clear_bit_for_bit(cohort: list[Hospital]):
             rows, _ = clipped(unflat(of.update(number), network, DOMAIN.n), algebra, site_bound(contract, 6))
             flat = np.concatenate([rows[spec.name].reshape(-1) for spec in network.weights()])
             total += np.rint(flat * (6 * 2.0**ring.fraction)).astype(np.int64)
-        mean, _ = scaled(unflat(total / (18 * 2.0**ring.fraction), network, DOMAIN.n), algebra, mean_bound(contract))
+        mean, _ = clipped(unflat(total / (18 * 2.0**ring.fraction), network, DOMAIN.n), algebra, mean_bound(contract))
         state = step(state, mean, contract.spec.server_optimizer, algebra)
     ends = run.finish()
     assert {end.state.to_bytes() for end in ends} == {state.to_bytes()}
