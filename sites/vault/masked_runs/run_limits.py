@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from fedpp.aggregation.round_context import ring_of
+from fedpp.aggregation.run_stage import mean_bound
 from fedpp.aggregation.step_bounds import local_steps
 from fedpp.config.contract_limits import RunLimits
 from fedpp.config.model_spec import MAX_PARAMETERS
@@ -23,6 +24,8 @@ MAX_UNFINISHED = 2  # contracts at a time
 MAX_ACCEPTED = 50  # contracts in a day, revisions and abandoned ones included
 MAX_VALUES = 2 * MAX_PARAMETERS  # of a state, or of initial weights: more would take over 3 GB
 MIN_STEP = 4  # units of an encoded value that one step of training changes it by, about
+LEAST_MAX_STEP = 0.1  # learning rates a local step: less, like a server rate near zero, makes models that hardly differ
+MAX_TAU = 0.1  # of fedadam and fedyogi: a greater one does the same
 MIN_READINGS = 256  # pairs of two sites' updates that have one sum, about
 SPACINGS = {"float32": 2.0**-25, "float64": 2.0**-54}  # of weights around a third
 YEAR, DAY = timedelta(days=365), timedelta(days=1)
@@ -120,9 +123,11 @@ def _require_patients(own: CohortMember, min_patients: int) -> None:
 
 def _beyond(contract: RunContract, limits: RunLimits, own: CohortMember) -> Iterator[str]:
     """Yield each limit that the contract exceeds, with the contract's value."""
-    training, server = contract.spec.training, contract.spec.server_optimizer.learning_rate
+    training, optimizer = contract.spec.training, contract.spec.server_optimizer
+    server = optimizer.learning_rate
     rate, batch = training.hyperparameters.learning_rate, training.hyperparameters.batch_size
-    largest = contract.spec.bounds.max_update_value
+    largest, least = contract.spec.bounds.max_update_value, min(LEAST_MAX_STEP, limits.max_step)
+    moved = mean_bound(contract)
     strange = sorted(set(contract.names) - set(contract.names if limits.members is None else limits.members))
     initial = "fresh" if contract.initial == FRESH else "endorsed"
     too_large = min(batch, own.sequences[0]) > limits.max_batch_share * own.sequences[0]
@@ -145,7 +150,13 @@ def _beyond(contract: RunContract, limits: RunLimits, own: CohortMember) -> Iter
             not limits.min_server_learning_rate <= server <= limits.max_server_learning_rate
         ),
         f"max-update-value {largest:g}, at most {limits.max_update_value:g}": largest > limits.max_update_value,
-        f"max-step {contract.max_step:g}, at most {limits.max_step:g}": contract.max_step > limits.max_step,
+        f"max-step {contract.max_step:g}, from {least:g} to {limits.max_step:g}": (
+            not least <= contract.max_step <= limits.max_step
+        ),
+        f"max-update-value {largest:g}, at least the learning-rate {rate:g}": largest < rate,
+        f"server-learning-rate {server:g} of {optimizer.name}, by which it moves each weight: at most the step bound "
+        f"{moved:.2g}": "second" in optimizer.moments and server > moved,
+        f"server-tau {optimizer.tau:g}, at most {MAX_TAU:g}": "second" in optimizer.moments and optimizer.tau > MAX_TAU,
         f"architecture {training.model.architecture}, allowed are {', '.join(limits.architectures)}": (
             training.model.architecture not in limits.architectures
         ),

@@ -31,7 +31,7 @@ def accepted(of: Hospital, contract: RunContract, cohort: list[Hospital]) -> str
         ({"max_server_learning_rate": 0.5}, {}, "server-learning-rate 0.7, from 0.001 to 0.5"),
         ({"min_server_learning_rate": 0.8}, {}, "server-learning-rate 0.7, from 0.8 to 1"),
         ({"max_update_value": 4.0}, {}, "max-update-value 8, at most 4"),
-        ({"max_step": 3.0}, {}, "max-step 4, at most 3"),
+        ({"max_step": 3.0}, {}, "max-step 4, from 0.1 to 3"),
         ({"architectures": ("cnn",)}, {}, "architecture cnn-bi-lstm, allowed are cnn"),
         ({"max_batch_share": 0.3}, {}, "batch-size 2, a batch may have 0.3"),
         ({"initial_models": ("endorsed",)}, {}, "the initial model is fresh, allowed is endorsed"),
@@ -53,6 +53,32 @@ def test_a_contract_beyond_the_policy_is_refused(
     of.limits = RunLimits(reporting="per-site")
     if contract.initial == "fresh":
         assert accepted(of, contract, cohort)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"max_step": 1e-9}, "max-step 1e-09, from 0.1 to 4"),
+        ({"max_update_value": 0.04}, "max-update-value 0.04, at least the learning-rate 0.05"),
+        (
+            {"server_optimizer": "fedadam", "server_learning_rate": 0.5, "server_tau": 1e9},
+            "server-tau 1e\\+09, at most 0.1",
+        ),
+    ],
+)
+def test_a_contract_that_hardly_moves_the_model_is_refused(cohort: list[Hospital], change: dict[str, Any], reason: str):
+    """Sums at two models that hardly differ show what the cohort changed by, whatever makes them."""
+    with pytest.raises(PolicyError, match=reason):
+        accepted(cohort[0], contract_of(cohort, **change), cohort)
+
+
+def test_an_adaptive_server_optimizer_moves_no_further_than_the_step_bound(cohort: list[Hospital]):
+    """It moves each weight by about its rate, even where all updates are tiny: 0.74 in a trial, of a bound of 0.012."""
+    adaptive = {"learning_rate": 0.001, "server_optimizer": "fedadam"}  # 3 local steps, each of 4 rates at most
+    beyond = contract_of(cohort, **adaptive, server_learning_rate=0.013)
+    with pytest.raises(PolicyError, match=r"server-learning-rate 0.013 of fedadam, .* at most the step bound 0.012"):
+        accepted(cohort[0], beyond, cohort)
+    assert accepted(cohort[0], contract_of(cohort, **adaptive, server_learning_rate=0.012), cohort)
 
 
 def test_two_sites_need_the_consent_of_both(cohort: list[Hospital]):
