@@ -236,7 +236,10 @@ class Declared:
             values = json.loads(text[: cls._longest])
         except (ValueError, TypeError, RecursionError):
             raise cls._refused("it is damaged, or no JSON: use one fedpp everywhere") from None
-        made = cls.from_mapping(values)
+        try:
+            made = cls.from_mapping(values)
+        except RecursionError:  # of a value that is nested almost too deeply to be read, and too deeply to be shown
+            raise cls._refused("it is damaged: a value in it is a list of lists without an end") from None
         if made.to_json() != text:
             raise cls._refused("it is damaged: use one fedpp everywhere")
         return made

@@ -55,6 +55,14 @@ def refusal(said: dict[str, Any]) -> str:
     return str(raised.value)
 
 
+def test_lists_of_lists_are_refused_at_every_depth():
+    """Also just below the one at which JSON is no longer read: a value that can be read may be too deep to be shown."""
+    text = canonical({"signature": "ab" * 64, "statement": {**statement_of("coin").to_mapping(), "site": "@"}}).decode()
+    for depth in (*range(900, 1010), *range(9_900, 10_050)):  # around the limits of Python 3.11 and of later ones
+        with pytest.raises(FederationError):
+            SignedStatement.from_json(text.replace('"@"', "[" * depth + "]" * depth))
+
+
 @pytest.mark.parametrize("purpose", PURPOSES)
 def test_a_statement_survives_its_text(purpose: Purpose):
     """It is signed, read and verified again, and its digest is that of the text that is signed."""
