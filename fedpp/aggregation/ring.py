@@ -23,6 +23,7 @@ EncodedUpdate = NDArray[np.unsignedinteger[Any]]
 Values = NDArray[np.float32 | np.float64]
 
 BITS = (32, 64)
+MIN_STEP = 4  # units of an encoded value that one step of training changes it by, about: else it is rounded away
 CHUNK = 2**17  # values that are masked at a time: what a step reads and writes stays in the processor's cache
 
 

@@ -48,7 +48,7 @@ class RunCalls(VaultConnection):
     def train_round(
         self,
         contract: str,
-        round: int,  # noqa: A002
+        round: int,  # noqa: A002  as in the contract
         statements: Sequence[str],
         update: NDArray[np.float64] | None = None,
         logits: NDArray[np.floating] | None = None,
@@ -67,7 +67,7 @@ class RunCalls(VaultConnection):
     def release(
         self,
         contract: str,
-        round: int,  # noqa: A002
+        round: int,  # noqa: A002  as in the contract
         statements: Sequence[str],
         sum_hash: str,
     ) -> tuple[str, bytes]:
@@ -79,7 +79,7 @@ class RunCalls(VaultConnection):
     def step(
         self,
         contract: str,
-        round: int,  # noqa: A002
+        round: int,  # noqa: A002  as in the contract
         statements: Sequence[str],
         sealed: Sequence[bytes],
         low: EncodedUpdate,

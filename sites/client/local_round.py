@@ -5,15 +5,13 @@ from numpy.typing import NDArray
 
 from fedpp.aggregation import round_context
 from fedpp.aggregation.global_state import GlobalState, Rows, in_order, unflat
-from fedpp.aggregation.ring import EncodedUpdate
+from fedpp.aggregation.ring import MIN_STEP, EncodedUpdate
 from fedpp.aggregation.round_context import Aggregate, Round, ring_of
 from fedpp.aggregation.server_step import step
 from fedpp.cipher.components import Algebra
 from fedpp.errors import FederationError, MaskError
 from fedpp.protocol.messages import RoundRequest
 from fedpp.protocol.run_spec import RunSpec
-
-MIN_STEP = 4  # units of an encoded value that one step of training changes it by, about
 
 
 def round_of(nonce: str, request: RoundRequest, before: GlobalState) -> Round:

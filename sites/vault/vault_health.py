@@ -16,7 +16,7 @@ SERVICES = ("", "fedpp.vault.v1.Vault")
 SECONDS = 10.0
 
 
-class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no stubs
     """Reports whether the vault can reply."""
 
     def __init__(self, healthy: Callable[[], bool]) -> None:

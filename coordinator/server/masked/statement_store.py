@@ -37,6 +37,7 @@ from fedpp.protocol.statement_chains import StatementChains
 from fedpp.values import canonical
 
 MAX_TAKEN = 128  # places of each chain that are verified at once
+_LINES = ({"signed", "seed"}, {"round", "seconds"})  # names of a journal line's facts
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,13 @@ def _whole_lines(path: Path) -> Iterable[dict[str, Any]]:
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         os.truncate(path, len(whole))
-    try:
-        yield from map(json.loads, whole.splitlines())
-    except ValueError:
-        raise FederationError(f"{path} is damaged: start a new run, with --model from the last one") from None
+    for text in whole.splitlines():
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            line = None
+        if not isinstance(line, dict) or line.keys() not in _LINES:
+            raise FederationError(
+                f"{path} is damaged: move it away, and resume with run --resume: the sites' vaults have its content"
+            )
+        yield line

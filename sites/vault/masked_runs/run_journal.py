@@ -126,21 +126,21 @@ class RunJournal:
     def insert(self, table: str, **values: str | int | bytes | None) -> None:
         """Add a row, within `writing`; one of the same key must not be there."""
         names, marks = ", ".join(values), ", ".join("?" * len(values))
-        self._database.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(values.values()))  # noqa: S608
+        self._database.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(values.values()))  # noqa: S608  names are code
 
     def update(self, table: str, changes: dict[str, str | int | bytes | None], **where: str | int) -> None:
         """Change rows, within `writing`."""
         change = ", ".join(f"{name} = ?" for name in changes)
         values = (*changes.values(), *where.values())
-        self._database.execute(f"UPDATE {table} SET {change} WHERE {_condition(where)}", values)  # noqa: S608
+        self._database.execute(f"UPDATE {table} SET {change} WHERE {_condition(where)}", values)  # noqa: S608  names are code
 
     def delete(self, table: str, **where: str | int) -> None:
         """Remove rows, within `writing`."""
-        self._database.execute(f"DELETE FROM {table} WHERE {_condition(where)}", tuple(where.values()))  # noqa: S608
+        self._database.execute(f"DELETE FROM {table} WHERE {_condition(where)}", tuple(where.values()))  # noqa: S608  names are code
 
     def rows(self, table: str, columns: str, order: str = "", /, **where: str | int) -> list[Row]:
         """Return these columns of the rows that match, in an order if one is given."""
-        query = f"SELECT {columns} FROM {table} WHERE {_condition(where)}"  # noqa: S608
+        query = f"SELECT {columns} FROM {table} WHERE {_condition(where)}"  # noqa: S608  names are code
         return self._database.execute(query + (f" ORDER BY {order}" if order else ""), tuple(where.values())).fetchall()
 
     def row(self, table: str, columns: str, **where: str | int) -> Row | None:

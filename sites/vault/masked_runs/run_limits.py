@@ -7,6 +7,7 @@ what the contract says, which are public, and nothing of the data.
 from collections.abc import Iterator
 from datetime import timedelta
 
+from fedpp.aggregation.ring import MIN_STEP
 from fedpp.aggregation.round_context import ring_of
 from fedpp.aggregation.run_stage import mean_bound
 from fedpp.aggregation.step_bounds import local_steps
@@ -23,7 +24,6 @@ from .run_site import RunSite
 MAX_UNFINISHED = 2  # contracts at a time
 MAX_ACCEPTED = 50  # contracts in a day, revisions and abandoned ones included
 MAX_VALUES = 2 * MAX_PARAMETERS  # of a state, or of initial weights: more would take over 3 GB
-MIN_STEP = 4  # units of an encoded value that one step of training changes it by, about
 LEAST_MAX_STEP = 0.1  # learning rates a local step: less, like a server rate near zero, makes models that hardly differ
 MAX_TAU = 0.1  # of fedadam and fedyogi: a greater one does the same
 MIN_READINGS = 256  # pairs of two sites' updates that have one sum, about

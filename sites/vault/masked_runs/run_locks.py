@@ -47,12 +47,12 @@ def require_free(of: RunSite, accepted: AcceptedContract, inputs: UpdateInputs, 
 def require_unlocked(of: RunSite, accepted: AcceptedContract, inputs: UpdateInputs, context_id: str = "") -> None:
     """Raise `VaultError` if a release of this vault, in another context than this one, forbids these inputs."""
     for purpose in inputs.locks:
-        lock = of.journal.row("locks", "context, contract, round, plan", weights=inputs.weights, purpose=purpose)
-        if lock is not None and lock[0] != context_id and not _is_moved(of, accepted, inputs, *lock):
+        held = of.journal.row("locks", "context, contract, round, plan", weights=inputs.weights, purpose=purpose)
+        if held is not None and held[0] != context_id and not _is_moved(of, accepted, inputs, *held):
             raise refused(
                 run_refusals.LOCKED,
                 f"{accepted.digest[:16]}: weights {inputs.weights[:16]} were released for {purpose} under contract "
-                f"{lock[1][:16]}",
+                f"{held[1][:16]}",
             )
 
 
