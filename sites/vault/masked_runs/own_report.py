@@ -36,8 +36,8 @@ class OwnReport:
 
     @property
     def path(self) -> Path:
-        """Return the file."""
-        return self.folder / REPORTS / f"{self.contract.digest[:16]}.json"
+        """Return the file. Its name is the whole digest: whoever proposes contracts can find two that begin alike."""
+        return self.folder / REPORTS / f"{self.contract.digest}.json"
 
     def rounds(self) -> dict[str, Any]:
         """Return the counts, as mappings, by the number of their state and the split: `3 validation`."""

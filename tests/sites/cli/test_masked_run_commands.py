@@ -34,7 +34,7 @@ def test_the_own_figures_of_a_run_are_printed(tmp_path: Path, capsys: pytest.Cap
         (report,) = json.loads(capsys.readouterr().out)
         counts = OwnReport(cohort[0].folder, run.contract).rounds()["1 test"]
         assert report["rounds"][2]["loss"] == counts["loss-sum"] / 3
-        (cohort[0].folder / "reports" / f"{run.digest[:16]}.json").write_text("{}")
+        (cohort[0].folder / "reports" / f"{run.digest}.json").write_text("{}")
         assert main(["run-report", str(cohort[0].folder)]) == 1
         assert "is damaged: remove it" in capsys.readouterr().err
         assert main(["run-report", str(tmp_path)]) == 1

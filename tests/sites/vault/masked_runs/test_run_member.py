@@ -60,6 +60,12 @@ def test_the_opened_counts_are_the_sum_of_the_sites_own_reports(cohort: list[Hos
     assert len(stated) == 4
 
 
+def test_a_report_has_the_whole_digest_in_its_name(cohort: list[Hospital]):
+    """In 2^32 tries a coordinator finds two contracts that begin alike, and one with per-site reports among them."""
+    contract = contract_of(cohort)
+    assert OwnReport(cohort[0].folder, contract).path.stem == contract.digest
+
+
 def test_a_repeated_request_gets_the_first_reply(cohort: list[Hospital]):
     """Every phase repeats its bytes, at once, after a restart, and until the round is certified."""
     run, first = Coordinator(cohort, contract_of(cohort, rounds=1)), cohort[0]
