@@ -25,10 +25,9 @@ from .masked_runs.run_member import RunMember
 from .memory_budget import MemoryBudget
 from .vault_calls import REPLIED, Append, Call, recording
 
-MEMORY_BYTES = 2**30  # for the arrays of all running calls
+MEMORY_BYTES = 2**30  # for the arrays of all running calls, and again for the states
 MEMORY_SECONDS = 600.0  # longest wait for it
 MAX_LIST_BYTES = 2**25  # of statements or certificates in one request
-MAX_SEALED_STATE = 2**33
 _COPIES = 3  # of a request's arrays in memory while they are received
 
 Request = vault_pb2.RunRequest
@@ -41,7 +40,8 @@ class VaultRuns(vault_pb2_grpc.MaskedRunsServicer):
     def __init__(self, member: RunMember, record: Append, require_writing: Callable[[], None]) -> None:
         """Reply by a member's state machine; `record` writes to the audit log."""
         self._member, self._append, self._require_writing = member, record, require_writing
-        self._memory = MemoryBudget(MEMORY_BYTES, MEMORY_SECONDS)
+        # A budget of its own for states, whose senders may be slow, and must not delay rounds.
+        self._memory, self._states_memory = (MemoryBudget(MEMORY_BYTES, MEMORY_SECONDS) for _ in range(2))
 
     def AcceptRun(  # noqa: N802  gRPC's name
         self, requests: Iterator[vault_pb2.ContractRequest], context: grpc.ServicerContext
@@ -153,13 +153,15 @@ class VaultRuns(vault_pb2_grpc.MaskedRunsServicer):
         """Take a sealed stage."""
         with self._recording("LoadStage", context) as call:
             first = _first(call, requests)
-            texts, sealed = _Texts(first.statements), bytearray()
-            for part in requests:
-                texts.add(part.statements)
-                sealed += part.data
-                if len(sealed) > MAX_SEALED_STATE:
-                    raise VaultError(f"a sealed state has at most {MAX_SEALED_STATE} bytes, got more")
-            self._member.load_stage(first.contract, texts.all, [bytes(sealed)])
+            most = self._member.longest_stage(first.contract)
+            with self._states_memory.taking(_COPIES * most):
+                texts, sealed = _Texts(first.statements), bytearray()
+                for part in requests:
+                    texts.add(part.statements)
+                    sealed += part.data
+                    if len(sealed) > most:
+                        raise VaultError(f"a sealed state of this run has at most {most} bytes, got more")
+                self._member.load_stage(first.contract, texts.all, [bytes(sealed)])
             call.reply(0)
             return vault_pb2.LoadReply()
 

@@ -36,6 +36,9 @@ from .run_journal import RunJournal
 from .run_site import LogHead, RunSite, refused
 from .run_stages import RunStages
 
+_STAGE_VALUE_BYTES = 33  # of a weight and its moments, in float64, with a seal of 20 bytes for each MiB
+_STAGE_FACT_BYTES = 2**25  # at most: counts of a thousand classes
+
 
 def _now() -> datetime:
     return datetime.now(UTC)
@@ -129,6 +132,12 @@ class RunMember:
             content = SealedStage(stage, None if stage.chosen == stage.number else chosen)
         about = f"contract {accepted.digest}, round {stage.number}, state {digest}"
         return content.seal(self._of.site.domain.state_sealer(), about)
+
+    def longest_stage(self, contract: str) -> int:
+        """Return a bound of the bytes of a sealed stage of this contract, with the chosen one."""
+        with self._request(contract) as accepted:
+            values = accepted.contract.spec.network.parameters() * self._of.site.domain.n
+        return 2 * (_STAGE_VALUE_BYTES * values + _STAGE_FACT_BYTES)
 
     def load_stage(self, contract: str, statements: Sequence[str], sealed: Sequence[bytes]) -> None:
         """Take a stage that enough members certified, in place of an older one."""

@@ -85,6 +85,18 @@ def test_nothing_of_a_sealed_state_leaves_unrecorded(cohort: list[Hospital], tmp
             next(blocks)
 
 
+def test_no_more_is_read_than_a_state_of_the_run_can_have(cohort: list[Hospital]):
+    """A caller cannot fill the vault's memory by what it calls a state; an adaptive optimizer's moments fit."""
+    changes = {"server_optimizer": "fedadam", "server_learning_rate": 0.1, "expires": expiry()}
+    run = Coordinator(cohort, contract_of(cohort, rounds=1, **changes)).begin()
+    run.round(1)
+    of = cohort[0].vault
+    of.load_stage(run.digest, run.statements, of.seal_stage(run.digest))
+    values = run.contract.spec.network.parameters() * DOMAIN.n
+    with pytest.raises(VaultError, match="a sealed state of this run has at most 6[0-9]{7} bytes, got more"):
+        of.load_stage(run.digest, run.statements, bytes(2**26 + 80 * values))
+
+
 def test_a_vault_without_a_policy_takes_part_in_no_run(tmp_path: Path):
     """`--no-policy` approves no bundle: its contract is refused before anything is signed, whatever its limits."""
     made = hospitals(tmp_path)
