@@ -141,7 +141,10 @@ def certified_state(model: "CertifiedModel", domain: "KeyDomain", *, partial: bo
         )
     ended = "the end" if stage.due == "end" else f"round {stage.number}, before the end"
     signers = ", ".join(model.certificate.signers)
-    return PulledModel(stage.state, f"run {model.certificate.run[:16]}, {ended}, certified by {signers}")
+    trusted = (
+        f"{len(model.certificate.signers)} of {model.contract.n} sites, of which {model.contract.colluders} may collude"
+    )
+    return PulledModel(stage.state, f"run {model.certificate.run[:16]}, {ended}, certified by {signers}: {trusted}")
 
 
 def _require_domain(of: str, domain: "KeyDomain") -> None:

@@ -65,7 +65,8 @@ def test_the_state_of_a_run_that_had_not_ended_is_taken_on_demand_only(
     with pytest.raises(ModelError, match=r"the state after round 1 of a run that had not ended: .* with --partial$"):
         read(tmp_path, model, partial=False)
     signers = ", ".join(model.certificate.signers)
-    expected = f"run {model.certificate.run[:16]}, round 1, before the end, certified by {signers}"
+    expected = f"run {model.certificate.run[:16]}, round 1, before the end, certified by {signers}: "
+    expected += "3 of 3 sites, of which 1 may collude"
     assert read(tmp_path, model).origin == expected
 
 
@@ -78,7 +79,8 @@ def test_the_model_of_an_ended_run_names_its_run_and_signers(tmp_path: Path) -> 
         model = model_of(coordinator, 3)
     signers = ", ".join(model.certificate.signers)
     found = read(tmp_path, model, partial=False)
-    assert found.origin == f"run {model.certificate.run[:16]}, the end, certified by {signers}"
+    certified = f"certified by {signers}: 3 of 3 sites, of which 1 may collude"
+    assert found.origin == f"run {model.certificate.run[:16]}, the end, {certified}"
 
 
 def test_a_model_that_is_not_certified_is_refused(run: tuple[list[CertifiedModel], RunStage], tmp_path: Path) -> None:
