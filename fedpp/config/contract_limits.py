@@ -35,9 +35,8 @@ class RunLimits(Declared, label="limits", hyphens=True):
     max_days: Annotated[int, whole(1, MAX_DAYS)] = VALIDITY_DAYS  # from now to the contract's end
     min_learning_rate: Annotated[float, number(above=0)] = 1e-6  # of the sites' optimizer
     max_learning_rate: Annotated[float, number(above=0)] = 0.1
-    min_server_learning_rate: Annotated[float, number(above=0)] = (
-        0.001  # near zero, sums of near models can be compared
-    )
+    # Near zero, models of many rounds hardly differ, and their sums can be compared.
+    min_server_learning_rate: Annotated[float, number(above=0)] = 0.001
     max_server_learning_rate: Annotated[float, number(above=0)] = 1.0
     max_update_value: Annotated[float, number(least=MIN_BOUND, most=MAX_BOUND)] = 64.0  # a wider range is coarser
     max_step: Annotated[float, number(above=0, most=MAX_STEP)] = MAX_STEP  # RMS of a step, in learning rates a step

@@ -17,9 +17,7 @@ class NodeRecord:
 
     number: int
     running: str = ""  # `place_of` the identity of a running SuperNode, or of one that was killed
-    coordinator: str = (
-        ""  # as the site knows it, CoordinatorIdentity, JSON; empty in records of fedpp before protocol 2
-    )
+    coordinator: str = ""  # CoordinatorIdentity, JSON; empty in records of fedpp before protocol 2
 
     def save(self, identity: Path) -> None:
         """Write the record into the identity's folder."""

@@ -1,7 +1,7 @@
 """Sealed stage: a run's newest state as one member gives it to another, by way of the coordinator.
 
-The coordinator cannot read it. With it goes the chosen state, while its test may follow. Whoever unseals it checks both
-against certificates.
+The coordinator cannot read it. It also holds the chosen state, for as long as a round may follow that tests it. Whoever
+unseals it checks both against certificates.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,6 @@
 """Attack on a whole deployment: SuperLink, SuperNodes, vaults and approved code in processes of their own."""
 
 import tempfile
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from fedpp.config.run_config import RunConfig
@@ -12,16 +11,17 @@ from simulations.chaos.cluster import Settings, cluster
 from simulations.hospitals import prepare
 from simulations.scenario import PhantomData, Scenario
 
-from .attack import Attack, replaced
+from .attack import Attack
 from .scene import laboratory as of_laboratory
 from .scene.laboratory import Laboratory
+from .weight_attacks import runs_in_clear
 
 ROUNDS = 1
 WAIT_SECONDS = 20.0  # for sites that refuse
 
 
 def model_in_clear(laboratory: Laboratory) -> float:
-    """A coordinator asks deployed hospitals for a run in clear, to have their model."""
+    """A coordinator sends deployed hospitals the requests of a run in clear, to have their model."""
     scenario = Scenario.of(
         name="attack",
         description="",
@@ -38,16 +38,9 @@ def model_in_clear(laboratory: Laboratory) -> float:
             policy = SitePolicy.load(site.policy).changed(secure_aggregation=of_laboratory.SECURE_AGGREGATION)
             site.policy.write_text(policy.to_yaml())
         with cluster(laboratory.folder, hospitals) as running:
-            run = running.run(
-                {**_settings(scenario, laboratory.folder), "secure-aggregation": False, "wait-seconds": WAIT_SECONDS}
-            )
+            run = running.run(_settings(scenario, laboratory.folder))
             run.end()
             return float((run.out / CLEAR).exists())
-
-
-def runs_in_clear() -> AbstractContextManager[None]:
-    """Let the hospitals' policies allow runs without secure aggregation."""
-    return replaced((of_laboratory, "SECURE_AGGREGATION", "optional"))
 
 
 def _settings(scenario: Scenario, out: Path) -> Settings:

@@ -16,7 +16,7 @@ NUMBER = "7"  # of the second coordinator's run
 def replayed_identity(laboratory: Laboratory) -> float:
     """A coordinator has its sites prove their membership for the run of another one, and joins that in their name."""
     nonce, card = laboratory.drawn("nonce").bytes(32).hex(), DOMAIN.card()
-    # As the sites' own apps ask, which know one coordinator.
+    # As the sites' own apps request them, which know one coordinator.
     proofs = [of.vault.sign(nonce, NUMBER, PROTOCOL, NO_BUNDLE, FIRST) for of in laboratory.hospitals(3)]
     run = Run(card.ca_key, card.fingerprint, nonce, NUMBER, NO_BUNDLE, CoordinatorNames.only(SECOND))
     return share([granted(proof.require, run) for proof in proofs])

@@ -76,6 +76,11 @@ def searched(of: Federation, off: Rules = ()) -> Found:
     return _first((*_violations(of, off, long=not off), *_dead_ends(of, off, long=not off)))
 
 
+def searched_in_all(off: Rules) -> Found:
+    """Search one federation after another with these rules off, until a promise breaks or a dead end is found."""
+    return _first(partial(searched, of, off) for of in FEDERATIONS)
+
+
 def control(off: Rules, wanted: str) -> Found:
     """Search one federation after another with these rules off, until the wanted promise breaks."""
     searches = (

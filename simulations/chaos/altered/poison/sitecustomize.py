@@ -32,23 +32,13 @@ def alter(module: Any) -> None:
 
 def forge(content: Any) -> None:
     """Alter the content of an update."""
-    import numpy as np
-    from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
+    from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 
-    update = content["arrays"]["words"].numpy()
-    of = json.loads(content["origin"]["round"])
-    junk = {
-        "nan": np.full(update.shape, np.nan),
-        "inf": np.full(update.shape, np.inf),
-        "shape": update[:-1],
-        "one": update[:1],
-        "dtype": update.astype("<u4" if update.itemsize == 8 else "<u8"),
-        "garbage": np.frombuffer(os.urandom(update.nbytes), update.dtype),
-    }
+    junk, of = junk_like(content["arrays"]["words"].numpy()), json.loads(content["origin"]["round"])
     if FORGERY in junk:
-        content["arrays"] = ArrayRecord({"words": Array(np.ascontiguousarray(junk[FORGERY]))})
+        content["arrays"] = ArrayRecord({"words": junk[FORGERY]})
     elif FORGERY == "nan later" and of["number"] > 1:
-        content["arrays"] = ArrayRecord({"words": Array(junk["nan"])})
+        content["arrays"] = ArrayRecord({"words": junk["nan"]})
     elif FORGERY == "examples":
         content["metrics"] = MetricRecord({"num-examples": 10**12})
     elif FORGERY in {"domain", "epoch"}:
@@ -59,13 +49,12 @@ def forge(content: Any) -> None:
         replay(content, KEPT / of["run"])
 
 
-def forge_masked(content: Any) -> None:
-    """Alter the content of a masked update, which its statement has the hash of."""
+def junk_like(update: Any) -> dict[str, Any]:
+    """Return arrays that no update may be, by the name of the forgery."""
     import numpy as np
-    from flwr.app import Array, ArrayRecord
+    from flwr.app import Array
 
-    update = content["arrays"]["masked"].numpy()
-    junk = {
+    arrays = {
         "nan": np.full(update.shape, np.nan),
         "inf": np.full(update.shape, np.inf),
         "shape": update[:-1],
@@ -73,8 +62,16 @@ def forge_masked(content: Any) -> None:
         "dtype": update.astype("<u4" if update.itemsize == 8 else "<u8"),
         "garbage": np.frombuffer(os.urandom(update.nbytes), update.dtype),
     }
+    return {name: Array(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def forge_masked(content: Any) -> None:
+    """Alter the content of a masked update, which its statement has the hash of."""
+    from flwr.app import ArrayRecord
+
+    junk = junk_like(content["arrays"]["masked"].numpy())
     if FORGERY in junk:
-        content["arrays"] = ArrayRecord({"masked": Array(np.ascontiguousarray(junk[FORGERY]))})
+        content["arrays"] = ArrayRecord({"masked": junk[FORGERY]})
     elif FORGERY in {"old run", "old round"}:
         statement = json.loads(content["statement"]["statement"])["statement"]
         replay_masked(content, KEPT / ("masked" if FORGERY == "old run" else statement["contract"]))
