@@ -119,9 +119,10 @@ def require_revision(
 
 
 def small_changes(old: RunContract, members: AbstractSet[tuple[str, str]]) -> int:
-    """Return how many of two changes, sites that leave and sites that join, may be of fewer than `min_honest` honest.
+    """Return how many of two changes of the cohort are small, 0 to 2: the sites that leave, and the sites that join.
 
-    The sums before and after such a change differ by few sites' updates. A member is a name and a certificate's hash.
+    A change is small if fewer than `min_honest` of its sites may be honest: the sums before and after it differ by few
+    sites' updates. A member is a name and a certificate's hash.
     """
     before = _members(old.cohort)
     few = old.min_honest + old.colluders

@@ -1,7 +1,7 @@
-"""Own update of a site: clipped, with the evaluation counts of its base, made once and never again for its key.
+"""Own update of a site: clipped, with the evaluation counts of its base, and made once for its inputs.
 
-Its key is the base's weights, the plan, the purpose and the dataset. The update is stored before it is masked, so that
-a revision without a site masks the same one anew.
+Its inputs are the base's weights, the plan, the purpose and the dataset. The update is stored before it is masked, so
+that a revision without a site masks the same one anew.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from .run_site import RunSite, noted, refused
 
 @dataclass(frozen=True)
 class UpdateInputs:
-    """Inputs of a site's update: everything that determines it. It is made once for them."""
+    """Inputs of a site's update: everything that determines it."""
 
     weights: str  # identifier of the base's weights
     plan: str  # hash of the run specification, round and code
@@ -40,15 +40,12 @@ class UpdateInputs:
 
     @property
     def locks(self) -> tuple[str, ...]:
-        """Return the purposes that the base's weights serve here and never again elsewhere.
-
-        A round of training also opens counts of validation data.
-        """
+        """Return the purposes for which a release locks the weights; training also opens counts of validation data."""
         return (self.purpose, "validation") if self.purpose == "train" and self.counted else (self.purpose,)
 
     @property
     def where(self) -> dict[str, str | int]:
-        """Return the key in the journal."""
+        """Return the columns of the update's row in the journal."""
         return {"weights": self.weights, "plan": self.plan, "purpose": self.purpose, "dataset": self.dataset}
 
 

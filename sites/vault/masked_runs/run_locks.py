@@ -82,9 +82,9 @@ def _is_moved(
 ) -> bool:
     """Tell whether a lock moves to this contract: its cohort is a part of the lock's, and the others have burned.
 
-    Two statements where a site may sign one are as good as its burn: it is no honest one, or was copied. A member that
-    lies about its burn opens both sums. They tell no more than one of them, unless a site that capped
-    weights had lowered weighs more in the second: then their difference is its update.
+    A fork counts as a burn: the site is not honest, or its vault was copied. A member that burns what it has released
+    opens both sums. They tell no more than one of them, unless a site whose weight was capped weighs more in the
+    second: then their difference is its update. So the own weight must be the same.
     """
     if plan != inputs.plan:
         return False
