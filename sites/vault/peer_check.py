@@ -112,7 +112,11 @@ class PeerRelay:
                 connection.close()
             else:
                 self._number += 1
-                threading.Thread(target=self._relay, args=(connection, peer, self._number), daemon=True).start()
+                try:
+                    threading.Thread(target=self._relay, args=(connection, peer, self._number), daemon=True).start()
+                except RuntimeError:  # out of threads: the next connection may find one
+                    self._free.release()
+                    connection.close()
 
     def _relay(self, connection: socket.socket, peer: Peer, number: int) -> None:
         try:

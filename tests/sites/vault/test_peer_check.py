@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -177,6 +178,37 @@ def test_a_relay_passes_every_byte_both_ways_and_ends_with_either_side(tmp_path:
             assert client.recv(1) == b""
         relay.close()
     assert list(tmp_path.iterdir()) == [tmp_path / "behind"]
+
+
+def test_a_relay_that_is_out_of_threads_serves_the_next_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that no thread is free for is closed, as often as there are places, and costs none of them."""
+    start = threading.Thread.start
+
+    def none_left(thread: threading.Thread) -> None:
+        if "_relay" in thread.name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "behind"))
+        server.listen()
+        relay = PeerRelay(tmp_path / "front", tmp_path / "behind", frozenset(), print)
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", none_left)
+            for _ in range(MAX_CONNECTIONS + 1):
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.settimeout(5)
+                    client.connect(str(tmp_path / "front"))
+                    assert client.recv(1) == b""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "front"))
+            client.sendall(b"!")
+            inner, _ = server.accept()
+            with inner:
+                assert inner.recv(1) == b"!"
+        relay.close()
 
 
 def received(connection: socket.socket, size: int) -> Iterator[bytes]:
