@@ -1,4 +1,4 @@
-"""Linear check: what binds the coordinator to the exact sum of the masked updates, and how each site tests it.
+"""Linear check: it binds the coordinator to the exact sum of the masked updates, which each site then tests.
 
 The coordinator adds masked updates as integers (`ExactSum`) and commits to the hash of their sum. Then the challenge is
 drawn: a vector `a` modulo the prime p = 2^127 - 1, the keystream of the aggregate's identifier, in which that hash

@@ -1,4 +1,4 @@
-"""Schedule of a masked run: what its next round is for, and which state is its result.
+"""Schedule of a masked run: the purpose of its next round, and the state that is its result so far.
 
 It follows from the contract's settings and the opened evaluation counts alone, so every vault and the coordinator
 compute it alike. Rounds of training come first; each opens the counts of the state that it starts from. Two rounds
@@ -25,7 +25,7 @@ _BETTER: dict[Monitor, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class RunSchedule:
-    """What is due, and the chosen state so far; states have the number of the round of training that made them."""
+    """Purpose of the next round, and the chosen state; a state has the number of the round of training that made it."""
 
     due: Due = "train"
     state: int = 0  # number of the last state, whose counts the next round opens

@@ -1,4 +1,4 @@
-"""Stage of a masked run: the global state, what was opened to reach it, and what the next round is for.
+"""Stage of a masked run: the global state, the counts opened in the last round, and the purpose of the next one.
 
 Every vault computes the stages alike and signs their digests; t signatures certify a stage.
 

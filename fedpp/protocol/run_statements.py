@@ -1,4 +1,4 @@
-"""Statements of a masked run: what its members sign, phase by phase, and what follows from their statements.
+"""Statements of a masked run: the members' signed messages, phase by phase, and the values that follow from them.
 
 Each statement names its purpose, the contract, and its place in the chain of all that its site signs under that
 contract: it holds the hash of the statement before. It also names the newest record of the site's audit log, so that a
@@ -74,7 +74,7 @@ def _facts(value: Any) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class RunStatement(Declared, label="run statement", error=FederationError):
-    """What a site signs in one phase of a run."""
+    """Statement of a site in one phase of a run; `SignedStatement` adds the signature."""
 
     purpose: Purpose
     contract: Hash  # digest

@@ -1,4 +1,4 @@
-"""Attack: what it tries, what chance would learn, and the control in which it succeeds since its protection is off.
+"""Attack: an attempt on real vaults, what chance would learn, and the control, in which a protection is off.
 
 Protections are switched off here, by other functions in place of the product's, for the time of a control alone.
 """

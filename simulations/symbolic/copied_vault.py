@@ -1,4 +1,4 @@
-"""Statement chains: what a site has seen of the first site, whose vault was copied, and what it refuses of it."""
+"""Copied vault: which statement chains of the first site, whose vault was copied, the other sites accept."""
 
 from collections.abc import Iterator
 

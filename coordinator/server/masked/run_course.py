@@ -1,4 +1,4 @@
-"""Course of a masked run: which rounds are certified, what they opened, and what is due, from the statements alone.
+"""Course of a masked run: its certified rounds, their opened counts and the next round, from the statements alone.
 
 The coordinator reads no state. Evaluation counts of the cohort, which the certificates state, are public.
 """

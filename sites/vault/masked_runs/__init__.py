@@ -1,1 +1,1 @@
-"""The vault's part in masked runs: what it stores, what it checks, and what it signs, phase by phase."""
+"""Masked runs at the vault: its journal, and the checks and signed statements of each phase."""

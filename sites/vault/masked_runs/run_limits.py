@@ -1,4 +1,4 @@
-"""Limits of a run contract at one site: what its policy allows, what its dataset is, and how often a run may start.
+"""Limits of a run contract at one site: those of its policy, of its dataset, and of its number of runs.
 
 Whatever a contract says beyond these is refused before anything is signed. The texts name the policy's own limits and
 what the contract says, which are public, and nothing of the data.

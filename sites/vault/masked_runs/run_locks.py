@@ -1,4 +1,4 @@
-"""Locks of a vault: what it released for the weights of a model, and what it therefore releases nowhere else.
+"""Locks of a vault: records of its releases, each of which forbids another release for the same weights.
 
 A released update is in one sum, for ever: a second sum with it, or of the same model over other sites, would show by
 their difference what a single site added. A lock moves to a smaller cohort of a revision only after every site that is

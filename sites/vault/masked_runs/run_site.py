@@ -1,4 +1,4 @@
-"""Site of a vault in masked runs: whose secrets it uses, what it serves, and what the phases share."""
+"""Site of a vault in masked runs: its keys, dataset, journal and policy, which all phases use."""
 
 import logging
 from collections.abc import Callable
