@@ -11,7 +11,7 @@ Differences from `flower-supernode`, each still there in Flower 1.42:
   `join` starts another.
 - Flower gives up after a TLS handshake that breaks off or times out (a cut network) and after status 500 (a SuperLink
   whose disk is full). Here both are retried, but not a certificate that does not verify.
-- A reply belongs to the request in hand (`message_in_hand`).
+- A reply belongs to the request in hand, and after it the next request is asked for soon (`message_in_hand`).
 
 Needed until: SuperLink lets a restarted node replace itself and names its reason for a refusal, the heartbeat thread
 survives unexpected replies, and the retries cover broken handshakes and status 500.
@@ -45,7 +45,7 @@ from flwr.supernode.start_client_internal import _pull_and_store_message, _push_
 from fedpp.errors import FederationError
 from fedpp.texts import printable
 
-from .message_in_hand import one_at_a_time
+from .message_in_hand import one_at_a_time, soon_again
 from .node_record import NodeRecord, place_of
 
 NOTICE_SECONDS = 5.0  # for the coordinator to query SuperLink and see the predecessor's requests fail
@@ -158,7 +158,7 @@ def run(identity: Path, public_key: Path, coordinator: str, hopeless: Path, argu
     RejoiningClient.identity, RejoiningClient.public_key, RejoiningClient.hopeless = identity, public_key, hopeless
     RejoiningClient.coordinator = coordinator
     fleet_http_connection.FleetHttpClient = RejoiningClient  # type: ignore[attr-defined]
-    pull, push = one_at_a_time(_pull_and_store_message, _push_messages)
+    pull, push = soon_again(*one_at_a_time(_pull_and_store_message, _push_messages))
     start_client_internal._pull_and_store_message = pull  # noqa: SLF001  Flower's
     start_client_internal._push_messages = push  # noqa: SLF001
     threading.excepthook = _end

@@ -1,5 +1,7 @@
-"""A SuperNode replies to the message that it took last, whatever became of earlier ones; on Flower's own state."""
+"""A SuperNode replies to the message that it took last, on Flower's own state, and soon asks for the next one."""
 
+import inspect
+import re
 from collections.abc import Callable
 from threading import Timer
 from typing import Any
@@ -10,10 +12,12 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode import start_client_internal
 from flwr.supernode.nodestate.nodestate_factory import NodeStateFactory
 from flwr.supernode.start_client_internal import _insert_message, _pull_and_store_message, _push_messages
 
-from fedpp.flower.message_in_hand import one_at_a_time
+from fedpp.flower import message_in_hand
+from fedpp.flower.message_in_hand import one_at_a_time, soon_again
 
 RUN = 7
 
@@ -119,3 +123,27 @@ def test_flower_itself_still_leaves_a_task_and_takes_any_reply(monkeypatch: pyte
     supernode.reply(stray)
     supernode.send()
     assert supernode.sent == [stray.object_id]
+
+
+def test_after_a_reply_messages_are_asked_for_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At first at short intervals, which grow up to Flower's own; without a reply before, Flower alone pauses."""
+    pauses: list[float] = []
+    monkeypatch.setattr(message_in_hand.time, "sleep", pauses.append)
+    replies = iter([None, RUN, None, None, RUN, *[None] * 20])
+    take, send = soon_again(lambda: next(replies), lambda: None)
+    assert (take(), pauses) == (None, [])
+    assert (take(), pauses) == (RUN, [])
+    send()
+    assert (take(), pauses) == (RUN, [0.25, 0.25 * 1.25])
+    send()
+    del pauses[:]
+    assert take() is None
+    assert pauses == [0.25 * 1.25**k for k in range(12)]
+    assert take() is None
+    assert len(pauses) == 12
+
+
+def test_flower_itself_pauses_for_3_seconds() -> None:
+    """It would be needless to ask sooner if Flower did."""
+    loop = inspect.getsource(start_client_internal.start_client_internal)
+    assert re.findall(r"time\.sleep\((.*)\)", loop) == [f"{message_in_hand.FLOWER_PAUSE_SECONDS:.0f}"]

@@ -21,9 +21,14 @@ SMALL = Federation(4, 1, 1)
 FIRST = RoundRequest("A", 1, "W", "p", SMALL.cohort)
 
 
-@pytest.mark.parametrize("federation", FEDERATIONS, ids=str)
+@pytest.mark.parametrize(
+    "federation", [pytest.param(of, marks=[pytest.mark.slow] * (of.members > 4)) for of in FEDERATIONS], ids=str
+)
 def test_no_order_of_messages_breaks_a_promise(federation: Federation):
-    """All schedules of three to five members, up to two of them colluding, end without violation and dead end."""
+    """All schedules of three to five members, up to two of them colluding, end without violation and dead end.
+
+    Four members have each schedule that five have: with one colluder, with none, with two, and with a copied vault.
+    """
     assert searched(federation).violation == ""
 
 
@@ -95,9 +100,10 @@ def test_the_command_reports_each_search(capsys: pytest.CaptureFixture[str], mon
     """A row for each search; the status is 0, and 1 where a control finds nothing."""
     monkeypatch.setattr(symbolic_command, "FEDERATIONS", FEDERATIONS[:1])
     monkeypatch.setattr(symbolic_command, "CONTROLS", {("cohort size",): FEW})
+    monkeypatch.setattr(symbolic_command, "REDUNDANT", dict([*REDUNDANT.items()][:1]))
     assert main(["symbolic", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert len(rows) == 1 + 1 + len(REDUNDANT) + len(LIMITS)
+    assert len(rows) == 1 + 1 + 1 + len(LIMITS)
     assert all(row["as designed"] and row["worlds"] > 0 for row in rows)
     monkeypatch.setattr(symbolic_command, "CONTROLS", {("one nonce",): FEW})
     monkeypatch.setattr(symbolic_command, "REDUNDANT", {})
