@@ -4,12 +4,12 @@ There is no trainer and no ClientApp: updates and logits are drawn (`run_hospita
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from conftest import TINY
+from coordinator_runs import Crashed
 from flwr.app import Array, ConfigRecord, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from run_hospitals import DOMAIN, Hospital
@@ -21,6 +21,7 @@ from fedpp.config.run_config import SPLITS, RunConfig
 from fedpp.errors import FedppError
 from fedpp.protocol import masked_messages as masked
 from fedpp.protocol import messages
+from fedpp.protocol.certified_model import CertifiedModel
 from fedpp.protocol.coordinator_identity import SIMULATED
 from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL, Proof, Statement
 from fedpp.protocol.run_record import FederationRecord
@@ -166,12 +167,36 @@ class MaskedGrid(InProcessGrid):
     def get_node_ids(self) -> list[int]:
         return [node for node in self.sites if node not in self.away]
 
-    def push_messages(self, messages: Any) -> list[str]:
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
         ids = []
         for message in messages:
             if message.metadata.dst_node_id not in self.away:
                 ids += super().push_messages([message])
         return ids
+
+
+class CrashingGrid(MaskedGrid):
+    """Grid that fails after so many calls of the coordinator; a reply that was pulled then is lost."""
+
+    def __init__(self, nodes: Iterable[Node], calls: int) -> None:
+        super().__init__(list(nodes))
+        self.left = calls
+
+    def _call(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Crashed
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        self._call()
+        pushed = super().push_messages(messages)
+        self._call()
+        return pushed
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        pulled = super().pull_messages(message_ids)
+        self._call()
+        return pulled
 
 
 def federate(nodes: Sequence[Node], out: Path, **changes: object) -> FederationRecord:
@@ -182,3 +207,8 @@ def federate(nodes: Sequence[Node], out: Path, **changes: object) -> FederationR
 def log_of(out: Path) -> str:
     """Return what the run logged."""
     return RunState(out).log.read_text()
+
+
+def model_of(out: Path) -> CertifiedModel:
+    """Return the model of a run's results."""
+    return CertifiedModel.from_bytes((out / "model.sealed").read_bytes())

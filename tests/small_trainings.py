@@ -1,5 +1,6 @@
 """Small trainings on ciphertext and on plaintext, with the same data, initial weights and order of batches."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ def learner(network: ModelSpec, algebra: Algebra, hyperparameters: Hyperparamete
     return made
 
 
+@cache
 def reference(
     network: ModelSpec, hyperparameters: Hyperparameters, *, start: int = 1, epochs: int = 3
 ) -> tuple[list[Values], Values]:

@@ -5,6 +5,8 @@ import sys
 import tomllib
 import zipfile
 from collections import Counter
+from collections.abc import Set as AbstractSet
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,16 +17,17 @@ MAX_MODULES = 14  # of a folder of the programs, __init__ apart
 SECRET = ("fedpp.keys", "fedpp.imaging", "fedpp.ingest.ingestion", "fedpp.survey", "imagecodecs", "pydicom")
 
 
-def loaded_by(module: str) -> set[str]:
+@cache
+def loaded_by(module: str) -> frozenset[str]:
     """Return what a fresh interpreter has loaded after importing a module."""
     code = f"import sys, {module}; print('\\n'.join(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    return set(done.stdout.split())
+    return frozenset(done.stdout.split())
 
 
-def reaches(modules: set[str], forbidden: tuple[str, ...]) -> set[str]:
+def reaches(modules: AbstractSet[str], forbidden: tuple[str, ...]) -> set[str]:
     return {m for m in modules if any(m == f or m.startswith(f"{f}.") for f in forbidden)}
 
 

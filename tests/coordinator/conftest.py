@@ -1,9 +1,14 @@
 """Fixtures for runs in the test process, which Flower takes for one of its own."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
+from run_hospitals import Hospital, opened
 
 from coordinator.server import admission, exchange, gathering
+from coordinator.server.masked import cohort_requests
 
 
 @pytest.fixture(autouse=True)
@@ -18,3 +23,12 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(exchange, "RESTART_POLL_SECONDS", 0.02)
     monkeypatch.setattr(gathering, "OFFLINE_SECONDS", 0.02)
+    monkeypatch.setattr(cohort_requests, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(cohort_requests, "REPEAT_SECONDS", 0.02)
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Iterator[list[Hospital]]:
+    """Return three hospitals."""
+    with opened(tmp_path) as made:
+        yield made

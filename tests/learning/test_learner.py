@@ -48,11 +48,11 @@ def compare(
     ("architecture", "voting", "multi_label"),
     [
         ("cnn", False, True),
-        ("cnn", True, False),
         ("cnn-lstm", False, False),
-        ("cnn-lstm", True, True),
-        ("cnn-bi-lstm", False, True),
         ("cnn-bi-lstm", True, False),
+        pytest.param("cnn", True, False, marks=pytest.mark.slow),
+        pytest.param("cnn-lstm", True, True, marks=pytest.mark.slow),
+        pytest.param("cnn-bi-lstm", False, True, marks=pytest.mark.slow),
     ],
 )
 def test_every_network_trains_as_its_plaintext_reference(

@@ -71,7 +71,7 @@ def test_ciphertext_has_the_proximal_term_of_its_reference(hyperparameters: Hype
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_weights_of_dead_units_do_not_change(n: int):
     """Weights without gradient on plaintext are not moved by rounding on ciphertext."""
     domain = KeyDomain.of_secret(bytes(range(32)), n=n)
