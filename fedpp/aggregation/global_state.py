@@ -145,8 +145,8 @@ class GlobalState:
         }
 
 
-def warm_start(model: EncryptedModel, rule: ServerOptimizerConfig) -> GlobalState:
-    """Return round 0 from an earlier run's model, unsalted since that model is public."""
+def warm_start(model: EncryptedModel, rule: ServerOptimizerConfig, salt: str = UNSALTED) -> GlobalState:
+    """Return round 0 from an earlier model; without a salt where that model is public."""
     return initial(
         model.rows,
         network=model.network,
@@ -154,7 +154,7 @@ def warm_start(model: EncryptedModel, rule: ServerOptimizerConfig) -> GlobalStat
         dtype=model.dtype,
         classes=model.classes,
         rule=rule,
-        salt=UNSALTED,
+        salt=salt,
     )
 
 

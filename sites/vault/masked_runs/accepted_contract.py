@@ -25,6 +25,7 @@ class AcceptedContract:
     def __init__(self, of: RunSite, contract: RunContract, certificates: Mapping[str, Certificate]) -> None:
         """Read the statements that are stored."""
         self._of, self.contract, self.certificates = of, contract, certificates
+        self._read: dict[str, SignedStatement] = {}  # stored since the start, by their texts
         self.chains = self._stored()
 
     @classmethod
@@ -68,6 +69,10 @@ class AcceptedContract:
         if self.ended in {ABANDONED, SUCCEEDED}:
             raise VaultError(run_refusals.OVER)
         self.contract.require_current(self._of.now(), MAX_DAYS)
+
+    def read(self, text: str) -> SignedStatement:
+        """Parse a statement; one that is stored already, as most of a request are, is not parsed again."""
+        return self._read.get(text) or SignedStatement.from_json(text)
 
     def take(self, signed: Sequence[SignedStatement]) -> None:
         """Verify and store statements of the members; raise `FederationError` or `VaultError` if one is refused."""
@@ -163,8 +168,9 @@ class AcceptedContract:
                 self._of.journal.insert("forks", contract=self.digest, site=fork.site, one=one, other=other)
 
     def _insert(self, signed: SignedStatement) -> None:
-        of = signed.statement
-        self._of.journal.insert("statements", contract=self.digest, site=of.site, place=of.place, text=signed.to_json())
+        of, text = signed.statement, signed.to_json()
+        self._of.journal.insert("statements", contract=self.digest, site=of.site, place=of.place, text=text)
+        self._read[text] = signed
 
     def _stored(self) -> StatementChains:
         rows = self._of.journal.rows("statements", "text", "site, place", contract=self.digest)

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-from fedpp.aggregation.global_state import GlobalState, initial
+from fedpp.aggregation.global_state import GlobalState, warm_start
 from fedpp.aggregation.run_stage import RunStage
 from fedpp.config.server_optimizer import ServerOptimizerConfig
 from fedpp.errors import FedppError, ModelError, VaultError
@@ -30,7 +30,6 @@ from .run_site import RunSite, digest_key, refused
 
 ENDORSED = "endorsed"
 PURPOSE = "endorsement"
-NO_SALT = "0" * 64  # an identifier of weights has no salt
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def endorse(folder: Path, site: Site, digest: str, expires: datetime, model: Enc
 def model_id(site: Site, model: EncryptedModel) -> str:
     """Return the identifier of a model's weights, which a contract names as its initial model."""
     model.require_fitting(site.domain.card().fingerprint, ())
-    return RunStage(_state(model, ServerOptimizerConfig(), NO_SALT)).weights_id(digest_key(site.domain))
+    return RunStage(warm_start(model, ServerOptimizerConfig())).weights_id(digest_key(site.domain))
 
 
 def require_endorsed(of: RunSite, digest: str) -> None:
@@ -94,18 +93,6 @@ def endorsed_state(of: RunSite, digest: str, rule: ServerOptimizerConfig, salt: 
         model = EncryptedModel.load(of.journal.folder / ENDORSED / f"{digest}.npz")
         if model_id(of.site, model) != digest:
             raise ModelError("the model is another one than its name says")
-        return _state(model, rule, salt)
+        return warm_start(model, rule, salt)
     except FedppError as error:
         raise refused(run_refusals.UNENDORSED, f"{digest}: {error}") from None
-
-
-def _state(model: EncryptedModel, rule: ServerOptimizerConfig, salt: str) -> GlobalState:
-    return initial(
-        model.rows,
-        network=model.network,
-        domain=model.domain,
-        dtype=model.dtype,
-        classes=model.classes,
-        rule=rule,
-        salt=salt,
-    )

@@ -26,7 +26,6 @@ from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys.key_store import Site
 from fedpp.keys.sealed_stage import SealedStage
 from fedpp.protocol.run_contract import NO_HASH
-from fedpp.protocol.run_statements import SignedStatement
 from fedpp.protocol.state_certificate import LACKS_STATE
 
 from . import own_report, run_admission, run_revisions
@@ -176,7 +175,7 @@ class RunMember:
         """Process one request at a time: verify and store the statements that come with it, and yield its contract."""
         with self._turn:
             accepted = AcceptedContract.load(self._of, contract)
-            signed = [SignedStatement.from_json(text) for text in statements]
+            signed = [accepted.read(text) for text in statements]
             if accepted.contract.parent is not None:  # its certificates, and the burns by which locks move
                 old, parent = accepted.contract.parent.contract, run_revisions.parent_of(self._of, accepted.contract)
                 if parent is not None:
