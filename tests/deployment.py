@@ -22,6 +22,7 @@ from conftest import ROOT
 
 from coordinator.operator.flower_command import flower
 from coordinator.operator.superlink import CONNECTION, State
+from fedpp.config.run_config import SiteConfig
 from fedpp.processes import QUIET_FLOWER
 
 SITE = [sys.executable, "-m", "sites"]
@@ -166,11 +167,17 @@ class Hospital:
 
     def join_command(self, epoch: int, superlink: str, ca: Path) -> list[str]:
         """Return the command of the SuperNode."""
-        return [
-            *(*SITE, "join", "--superlink", superlink, "--ca", str(ca), "--identity", str(self.identity)),
-            *("--dataset", str(self.dataset(epoch)), "--evaluation-key", str(self.evaluation_key(epoch))),
-            *("--vault", self.vault, "--policy", str(self.policy(epoch))),
-        ]
+        own = self.dataset(epoch), self.evaluation_key(epoch), self.vault, self.policy(epoch), self.folder
+        return join_command(superlink, ca, self.identity, SiteConfig(*own))
+
+
+def join_command(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> list[str]:
+    """Return the command of a site's SuperNode."""
+    return [
+        *(*SITE, "join", "--superlink", superlink, "--ca", str(ca)),
+        *("--identity", str(identity), "--dataset", str(site.dataset)),
+        *("--evaluation-key", str(site.evaluation_key), "--vault", site.vault, "--policy", str(site.policy)),
+    ]
 
 
 def call(command: Sequence[str], status: int = 0, user: User = NOBODY_ELSE) -> subprocess.CompletedProcess[str]:

@@ -1,86 +1,49 @@
-"""The site's node: its identity, the inputs it refuses, its restarts, and its complete end."""
+"""The site's node beside a coordinator: enrolment, restarts, bundles that it runs or refuses, its complete end."""
 
 import io
 import json
 import os
 import signal
-import socket
 import ssl
 import stat
 import subprocess
-import sys
-import tempfile
 import time
-import tomllib
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPSConnection
-from http.server import HTTPServer
-from itertools import repeat
 from pathlib import Path
 from shutil import copytree
-from threading import Thread, Timer
+from threading import Timer
 
-import httpx
-import numpy as np
 import pytest
-import vaults
-from conftest import ROOT, write_dataset
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
-from deployment import COORDINATOR, SITE, call, ended, processes_of, serving
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from deployment import COORDINATOR, call, ended, join_command, processes_of, serving
 from flwr.cli.build import build_fab_from_disk
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
-from flwr.proto.run_pb2 import GetRunRequest, GetRunResponse
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
-from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
-from hospital import error_of
 from hospital import site as site_command
-from hypothesis import given
-from hypothesis import strategies as st
 from local_server import Handler, replying
 from members import TOLD
+from strange_bundle import replies, stranger
 
 from coordinator.__main__ import main as coordinate
-from coordinator.operator.coordinator_certificates import ensure
 from coordinator.operator.flower_command import flower
 from coordinator.operator.superlink import CONNECTION, State
-from fedpp.config.run_config import SiteConfig, to_toml
-from fedpp.config.site_policy import starting_text
-from fedpp.errors import ConfigError, DatasetError, FederationError, VaultError
+from fedpp.config.run_config import SiteConfig
+from fedpp.errors import ConfigError, FederationError
 from fedpp.flower import patient_supernode
 from fedpp.flower.patient_supernode import NodeRecord, RejoiningClient, place_of
-from fedpp.keys.key_domain import KeyDomain
 from fedpp.processes import free_port
-from fedpp.vault_api import vault_connection
 from sites.node.app_bundle import Bundle
 from sites.node.join import join
-from sites.node.launch import Launch
 from sites.node.launcher import FAILED
-from sites.node.node_identity import PRIVATE_KEY, REFUSED, create_identity, require_coordinator, require_key
-from sites.node.reachability import Coordinator
+from sites.node.node_identity import PRIVATE_KEY, REFUSED, create_identity
 
-TEXT = st.text(min_size=1)
 JOINED = "note: joined as node "
-
-
-@pytest.fixture(scope="module")
-def site(
-    tmp_path_factory: pytest.TempPathFactory, domain: KeyDomain, plaintext: tuple[np.ndarray, np.ndarray]
-) -> Iterator[SiteConfig]:
-    """Return a site with a tiny dataset, beside its vault."""
-    folder = tmp_path_factory.mktemp("site")
-    dataset = write_dataset(folder / "dataset", domain, plaintext)
-    domain.evaluation_key().save(folder / "domain.eval")
-    (folder / "site.yaml").write_text(starting_text(dataset.manifest.fingerprint))
-    with tempfile.TemporaryDirectory(prefix="fedpp-") as sockets:
-        address = f"unix:{sockets}/run/vault.sock"
-        with vaults.serving(domain, dataset, address):
-            yield SiteConfig(dataset.path, folder / "domain.eval", address, folder / "site.yaml", folder)
 
 
 @pytest.fixture(scope="module")
@@ -90,120 +53,6 @@ def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
     up = [*COORDINATOR, "up", "--state", str(folder / "state"), "--port", str(port)]
     with serving(folder / "up.log", up, "ready"):
         yield f"127.0.0.1:{port}", folder / "state"
-
-
-@pytest.fixture
-def ca(tmp_path: Path) -> Path:
-    """Return the certificate of a new authority."""
-    return ensure(tmp_path / "tls", []).ca
-
-
-def command(superlink: str, ca: Path, identity: Path, site: SiteConfig) -> list[str]:
-    return [
-        *(*SITE, "join", "--superlink", superlink, "--ca", str(ca)),
-        *("--identity", str(identity), "--dataset", str(site.dataset)),
-        *("--evaluation-key", str(site.evaluation_key), "--vault", site.vault, "--policy", str(site.policy)),
-    ]
-
-
-def test_identity_is_a_p384_key_pair(tmp_path: Path) -> None:
-    """The key pair is ECDSA P-384 in SSH formats, its private half for the owner alone."""
-    public = create_identity(tmp_path / "identity")
-    private = tmp_path / "identity" / PRIVATE_KEY
-    assert stat.S_IMODE(private.stat().st_mode) == 0o600
-    key = load_ssh_private_key(private.read_bytes(), None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    assert isinstance(key.curve, ec.SECP384R1)
-    assert load_ssh_public_key(public.read_bytes()) == key.public_key()
-
-
-def test_an_identity_that_was_used_with_another_coordinator_is_refused(
-    tmp_path: Path, site: SiteConfig, ca: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another CA, or another name of the same CA, is another coordinator; nothing is started for it."""
-    monkeypatch.setattr("sites.node.join.require_flower", lambda: pytest.fail("it would start"))
-    identity = tmp_path / "identity"
-    create_identity(identity)
-    known = Coordinator.parse("127.0.0.1:9", ca).identity()
-    for before in (replace(known, name="hub.example.org"), replace(known, authority="ab" * 32)):
-        NodeRecord(7, coordinator=before.to_json()).save(identity)
-        with pytest.raises(FederationError, match=f"was used with the coordinator {before}, not with {known}: make"):
-            join("127.0.0.1:9", ca, identity, site)
-
-
-@pytest.mark.parametrize("record", [None, NodeRecord(7), "own"], ids=["new", "before protocol 2", "the same"])
-def test_an_identity_may_join_its_coordinator_again(tmp_path: Path, ca: Path, record: NodeRecord | str | None) -> None:
-    """One that joined none, or that fedpp did not record a coordinator of, is anybody's."""
-    identity = Coordinator.parse("[::1]:9", ca).identity()
-    if record is not None:
-        (record if isinstance(record, NodeRecord) else NodeRecord(7, coordinator=identity.to_json())).save(tmp_path)
-    require_coordinator(tmp_path, identity)
-
-
-def test_identity_is_not_overwritten(tmp_path: Path) -> None:
-    """A second identity in one folder is refused with one line, and the first stays."""
-    create_identity(tmp_path)
-    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    assert error_of("identity", "--out", tmp_path) == (
-        f"fedpp-site identity: {tmp_path / PRIVATE_KEY} is there already: "
-        "choose another --out, keys are not overwritten"
-    )
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
-
-
-@given(TEXT, TEXT, TEXT, TEXT, TEXT)
-def test_node_config_keeps_every_character(dataset: str, key: str, vault: str, policy: str, work: str) -> None:
-    """Spaces, quotes and control characters in addresses reach the ClientApp unchanged."""
-    site = SiteConfig(Path(dataset), Path(key), vault, Path(policy), Path(work))
-    assert SiteConfig.from_mapping(tomllib.loads(to_toml(site.to_mapping()))) == site
-
-
-@pytest.mark.parametrize("missing", ["superlink", "ca", "dataset", "key", "vault", "policy"])
-def test_join_refuses_what_is_missing(
-    tmp_path: Path, site: SiteConfig, ca: Path, missing: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every input that is missing is named before anything starts."""
-    identity, superlink = create_identity(tmp_path / "identity").parent, "127.0.0.1:8000"
-    nowhere = tmp_path / "nowhere"
-    if missing == "superlink":
-        superlink = "127.0.0.1"
-    elif missing == "ca":
-        ca = nowhere
-    elif missing == "dataset":
-        site = replace(site, dataset=nowhere)
-    elif missing == "key":
-        site = replace(site, evaluation_key=nowhere)
-    elif missing == "policy":
-        site = replace(site, policy=nowhere)
-    else:
-        monkeypatch.setattr(vault_connection, "CONNECT_SECONDS", 0.1)
-        site = replace(site, vault=f"unix:{nowhere}")
-    expected = "--superlink must be HOST:PORT, got '127.0.0.1'" if missing == "superlink" else str(nowhere)
-    with pytest.raises((ConfigError, DatasetError, VaultError)) as raised:
-        join(superlink, ca, identity, site)
-    assert expected in str(raised.value)
-    assert "\n" not in str(raised.value)
-
-
-def test_join_makes_the_key_that_must_be_enrolled(tmp_path: Path, site: SiteConfig, ca: Path) -> None:
-    """A site without a node's key gets one, with a message where its public half is; nothing starts."""
-    assert error_of(*command("127.0.0.1:8000", ca, tmp_path / "identity", site)[len(SITE) :]) == (
-        f"fedpp-site join: a key was created for this site's node: give {tmp_path / 'identity' / 'node.pub'} to "
-        "the coordinator for `python -m coordinator enrol`, then join again"
-    )
-    require_key(tmp_path / "identity")
-
-
-def test_the_executor_makes_the_folder_of_fedpp_importable_and_no_other(tmp_path: Path) -> None:
-    """Neither its parent, where others may write, however the package is installed and reached."""
-    code = "import {0}.node.executor as e, {0}.node.launch as l; print(e.ROOT, l.ROOT)"
-    for package, folder in (("sites", ROOT), ("fedpp.sites", tmp_path)):
-        found = subprocess.run(
-            [sys.executable, "-c", code.format(package)], cwd=folder, capture_output=True, text=True, check=True
-        )
-        roots = {Path(text) for text in found.stdout.split()}
-        assert len(roots) == 1
-        assert [(root / "fedpp" / "__init__.py").is_file() for root in roots] == [True]
 
 
 def test_a_coordinator_of_another_authority_is_refused(
@@ -221,7 +70,7 @@ def test_a_node_that_is_not_enrolled_is_refused(
     """SuperLink refuses its key; `join` ends with status 1, all its processes, and the reason as the last line."""
     address, state = coordinator
     public = create_identity(tmp_path / "identity")
-    done = call(command(address, state / "tls" / "ca.pem", public.parent, site), status=1)
+    done = call(join_command(address, state / "tls" / "ca.pem", public.parent, site), status=1)
     assert done.stderr.splitlines()[-1].startswith(
         f"fedpp-site join: this node is not enrolled: give {public} to the coordinator"
     )
@@ -315,7 +164,7 @@ def test_a_supernode_that_ends_is_restarted(tmp_path: Path, coordinator: tuple[s
     log, identity = tmp_path / "log", enrolled(tmp_path / "identity", state)
     refused = ["heartbeat"]
     with refusing(refused, int(address.partition(":")[2]), state / "tls") as port:
-        start = command(f"127.0.0.1:{port}", state / "tls" / "ca.pem", identity, site)
+        start = join_command(f"127.0.0.1:{port}", state / "tls" / "ca.pem", identity, site)
         lost = "note: the SuperNode lost one of its threads: HTTPStatusError"
         with serving(log, start, lost, status=1) as join_:
             until(log, join_, JOINED, 2)
@@ -343,44 +192,6 @@ def until(log: Path, process: "subprocess.Popen[str]", sign: str, times: int) ->
         time.sleep(0.1)
 
 
-def test_passing_failures_are_retried(tmp_path: Path) -> None:
-    """Flower retries a broken handshake and a status 500, but not a certificate that does not verify."""
-    content = GetRunResponse().SerializeToString()
-
-    class Replying(Handler):
-        def respond(self) -> None:
-            self.reply(500 if server.failures else 200, content, {"Content-Type": PROTOBUF_MEDIA_TYPE})
-            server.failures = max(0, server.failures - 1)
-
-    class Server(HTTPServer):
-        cut, failures = 2, 1
-
-        def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-            connection, address = self.socket.accept()
-            if self.cut:
-                self.cut -= 1
-                connection.recv(2**16)
-                connection.close()
-                raise ConnectionAbortedError
-            return ours.wrap_socket(connection, server_side=True), address
-
-    tls, stranger = (ensure(tmp_path / name, []) for name in "ab")
-    ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    ours.load_cert_chain(tls.server, tls.server_key)
-    with Server(("127.0.0.1", 0), Replying) as server:
-        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        for authority in (tls, stranger):
-            tries = make_simple_http_retry_invoker()
-            tries.max_tries, tries.wait_gen_factory = 5, lambda: iter(repeat(0.01))
-            client = RejoiningClient.from_server_address(
-                f"127.0.0.1:{server.server_port}", False, str(authority.ca), []
-            )
-            with client, nullcontext() if authority is tls else pytest.raises(httpx.ConnectError, match="CERTIFICATE"):
-                assert tries.invoke(client.GetRun, GetRunRequest()) == GetRunResponse()
-        server.shutdown()
-    assert (server.cut, server.failures) == (0, 0)
-
-
 @contextmanager
 def refusing(once: list[str], upstream: int, tls: Path) -> Iterator[int]:
     """Pass calls on to a coordinator, but reply 400 to one of these, and strike it out: Flower does not foresee it."""
@@ -402,77 +213,6 @@ def refusing(once: list[str], upstream: int, tls: Path) -> Iterator[int]:
         yield port
 
 
-PYPROJECT = """\
-[project]
-name = "stranger"
-version = "1.0.0"
-dependencies = ["flwr>=1.41"]
-[tool.flwr.app]
-publisher = "stranger"
-[tool.flwr.app.components]
-serverapp = "stranger.server:app"
-clientapp = "stranger.client:app"
-"""
-SERVER = """\
-import json, time
-from pathlib import Path
-from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.serverapp import ServerApp
-
-app = ServerApp()
-
-
-@app.main()
-def main(grid, context):
-    while len(nodes := list(grid.get_node_ids())) < 2:
-        time.sleep(0.1)
-    for number, faults in enumerate({queries!r}, 1):
-        while not Path({folder!r}, f"query {{number}}").exists():
-            time.sleep(0.1)
-        requests = [
-            Message(RecordDict({{"fault": ConfigRecord({{"fault": fault}})}}), node, "query.describe")
-            for fault in faults for node in nodes
-        ]
-        replies = [
-            [reply.error.reason] if reply.has_error() else dict(reply.content["reply"])
-            for reply in grid.send_and_receive(requests, timeout=240)
-        ]
-        Path({folder!r}, "part").write_text(json.dumps(replies))
-        Path({folder!r}, "part").rename(Path({folder!r}, f"replies {{number}}"))
-"""
-CLIENT = """\
-import asyncio, os, shutil, sys
-from pathlib import Path
-import numpy
-from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.clientapp import ClientApp
-import fedpp
-
-Path({folder!r}, f"ran {{os.getpid()}}").touch()
-app = ClientApp()
-
-
-@app.query("describe")
-def describe(message, context):
-    fault = message.content["fault"]["fault"]
-    ours = "fedpp.config.site_policy" in sys.modules or {root!r} in sys.path
-    facts = {{"bundle": os.environ["FEDPP_BUNDLE"], "fedpp": fedpp.WHOSE, "ours": ours}}
-    drawn = {{"node": context.node_id, "fault": fault, "drawn": numpy.random.random()}}
-    reply = Message(RecordDict({{"reply": ConfigRecord(facts | drawn)}}), reply_to=message)
-    if fault == "cancelled":
-        raise asyncio.CancelledError({folder!r})
-    if fault == "no message":
-        return {folder!r}
-    if fault == "a message that cannot be sent":
-        reply.metadata.__dict__["_ttl"] = {folder!r}
-    if fault == "a state that cannot be kept":
-        context.node_config["x"] = object()
-    if fault == "no folder":
-        own = Path(__file__).parents[1]
-        shutil.rmtree(own)
-        own.touch()
-    return reply
-"""
 FATAL = ("cancelled", "no message", "a message that cannot be sent")
 HARMLESS = ("a state that cannot be kept", "no folder")
 
@@ -511,7 +251,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, coordinator: tuple[str, Path],
             given = address, state / "tls" / "ca.pem", enrolled(folder / name, state), mine
             if name == "a":
                 refused = killed(folder, *given)
-            stack.enter_context(serving(folder / f"{name}.log", command(*given), JOINED, number))
+            stack.enter_context(serving(folder / f"{name}.log", join_command(*given), JOINED, number))
         programs = ("bin/flower-supernode", "sites.node.executor")
         supernodes, executors = (len(processes_of(folder, program)) for program in programs)
         site_command("approve", bundle.hash, "--policy", folder / "a.yaml")
@@ -527,7 +267,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, coordinator: tuple[str, Path],
 
 def killed(folder: Path, address: str, ca: Path, identity: Path, site: SiteConfig) -> str:
     """Start a site, and kill all its processes; return the error of another `join` of the same identity meanwhile."""
-    start = command(address, ca, identity, site)
+    start = join_command(address, ca, identity, site)
     with serving(folder / "killed.log", start, JOINED, signal.SIGKILL, -signal.SIGKILL):
         with pytest.raises(ConfigError) as refused:
             join(address, ca, identity, site)
@@ -612,48 +352,3 @@ def test_every_failure_of_a_bundle_gets_a_reply(run: Run) -> None:
             assert [each.startswith(line) for each in log.splitlines()].count(True) >= 1, log
         assert log.count("Traceback") == 4  # of a reply that is no message, and of one that cannot be sent, too
         assert "CancelledError" in log
-
-
-def test_a_task_that_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
-    """A launcher that gets no task from the SuperNode logs one line, and fails."""
-
-    class Refusing(Handler):
-        def respond(self) -> None:
-            self.send_error(400, "no task")
-
-    with replying(Refusing) as port:
-        launch = Launch(f"127.0.0.1:{port}", os.getpid(), tmp_path / "site.yaml", tmp_path, tmp_path)
-        code = f"from pathlib import *; from sites.node.launch import Launch; {launch!r}.run('token')"
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
-        )
-    assert done.returncode == 1
-    lines = [line for line in done.stderr.splitlines() if line.startswith("a task could not be taken")]
-    assert len(lines) == 1, done.stderr
-    assert "400" in lines[0]
-    assert "Traceback" not in done.stderr
-
-
-def stranger(folder: Path, queries: list[list[str]]) -> Path:
-    """Write an app whose ServerApp sends each query, a message to all nodes for each fault; return its project."""
-    for name, text in {
-        "pyproject.toml": PYPROJECT,
-        "fedpp/__init__.py": 'WHOSE = "the bundle\'s"\n',
-        "stranger/__init__.py": "",
-        "stranger/server.py": SERVER.format(folder=str(folder), queries=queries),
-        "stranger/client.py": CLIENT.format(folder=str(folder), root=str(ROOT)),
-    }.items():
-        (folder / "app" / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "app" / name).write_text(text)
-    return folder / "app"
-
-
-def replies(folder: Path, number: int) -> list[dict[str, object] | list[str]]:
-    """Let the app's ServerApp send a query to all sites, and return their replies: records, or reasons of errors."""
-    (folder / f"query {number}").touch()
-    deadline = time.monotonic() + 300
-    while not (folder / f"replies {number}").is_file():
-        assert time.monotonic() < deadline, [log.read_text() for log in folder.glob("*.log")]
-        time.sleep(0.1)
-    found: list[dict[str, object] | list[str]] = json.loads((folder / f"replies {number}").read_text())
-    return found
