@@ -3,7 +3,8 @@
 ::
 
     FOLDER/journal.sqlite   contracts, statements, locks, releases, and secrets sealed under a key of domain and site
-    FOLDER/arrays/HASH      updates and states, named by their SHA-256; written and synced before the row that names it
+    FOLDER/arrays/HASH      updates and states, sealed likewise, since rows of weights give the key of the domain away;
+                            named by their SHA-256, written and synced before the row that names it
 
 One process at a time has it open. A journal that comes from a backup is not the newest: the vault would sign a second
 statement in a place where it has signed another one, which its peers find out (`StatementChains`). Locks are kept for
@@ -14,7 +15,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,8 +23,9 @@ from fedpp.errors import VaultError
 from fedpp.files import lock_folder, make_folder, replace, sync_folder
 from fedpp.key_material import seal, subkey, unseal
 from fedpp.keys.key_store import Site
+from fedpp.keys.sealed_state import RECORD_BYTES, StateSealer
 
-FORMAT = "fedpp-runs-1"
+FORMAT = "fedpp-runs-2"
 DATABASE, ARRAYS = "journal.sqlite", "arrays"
 
 _TABLES = """
@@ -69,6 +71,7 @@ class RunJournal:
     def __init__(self, folder: Path, database: sqlite3.Connection, lock: int, key: bytes) -> None:
         """Keep what `open` made."""
         self._folder, self._database, self._lock, self._key = folder, database, lock, key
+        self._sealer = StateSealer(FORMAT, subkey(key, salt=b"fedpp run journal 2", info=b"arrays"))
 
     @classmethod
     def open(cls, folder: Path, site: Site) -> Self:
@@ -159,27 +162,32 @@ class RunJournal:
             raise VaultError("the journal of runs is damaged: a secret in it cannot be decrypted") from None
 
     def keep(self, *content: bytes | memoryview) -> str:
-        """Write an array's bytes to the disk, and return their hash, by which `read` finds them."""
+        """Write an array's bytes to the disk, sealed, and return the hash of what is there: `read` finds it by that."""
         digest = sha256()
-        for part in content:
+        sealed = list(self._sealer.seal(ARRAYS, (bytes(block) for part in content for block in _blocks(part))))
+        for part in sealed:
             digest.update(part)
         name = digest.hexdigest()
         try:
-            replace(self._folder / ARRAYS / name, *content)
+            replace(self._folder / ARRAYS / name, *sealed)
             sync_folder(self._folder / ARRAYS)
         except OSError as error:
             raise VaultError(f"the journal of runs cannot be written ({error.strerror}): free space") from None
         return name
 
-    def read(self, name: str) -> bytes:
-        """Return the bytes of this hash; raise `VaultError` if they are missing or damaged."""
+    def read(self, name: str) -> memoryview:
+        """Return the bytes that `keep` wrote; raise `VaultError` if they are missing or damaged."""
+        content = bytearray()
         try:
-            content = (self._folder / ARRAYS / name).read_bytes()
+            with (self._folder / ARRAYS / name).open("rb") as file:
+                if file_digest(file, "sha256").hexdigest() != name:
+                    raise VaultError(f"the journal of runs is damaged: array {name[:16]} has other bytes")
+                file.seek(0)
+                for record in self._sealer.unseal(iter(lambda: file.read(RECORD_BYTES), b""))[1]:
+                    content += record
         except OSError as error:
             raise VaultError(f"the journal of runs is damaged: array {name[:16]}: {error.strerror}") from None
-        if sha256(content).hexdigest() != name:
-            raise VaultError(f"the journal of runs is damaged: array {name[:16]} has other bytes")
-        return content
+        return memoryview(content)
 
     def remove_unnamed(self) -> None:
         """Remove arrays that no row names: of forgotten rounds, or of a write that did not end."""
@@ -207,11 +215,22 @@ class RunJournal:
         self.remove_unnamed()
 
 
+def _blocks(content: bytes | memoryview) -> Iterator[memoryview]:
+    """Yield content in blocks, none of which is copied."""
+    view = memoryview(content).cast("B")
+    return (view[start : start + RECORD_BYTES] for start in range(0, len(view), RECORD_BYTES))
+
+
 def _connected(path: Path) -> sqlite3.Connection:
     try:
         database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
         path.chmod(0o600)
-        for setting in ("locking_mode = EXCLUSIVE", "journal_mode = TRUNCATE", "synchronous = FULL"):
+        for setting in (
+            "locking_mode = EXCLUSIVE",
+            "journal_mode = TRUNCATE",
+            "synchronous = FULL",
+            "secure_delete = ON",
+        ):
             database.execute(f"PRAGMA {setting}")
         database.execute("BEGIN EXCLUSIVE")
         database.execute("COMMIT")

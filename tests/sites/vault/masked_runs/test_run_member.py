@@ -138,6 +138,19 @@ def test_secrets_are_sealed_on_the_disk(cohort: list[Hospital]):
         cohort[0].journal.unseal(key[0], "key of another contract")
 
 
+def test_no_rows_are_on_the_disk(cohort: list[Hospital]):
+    """Whoever has the domain's R would read a site's update from them, and from a model's rows follows R."""
+    run = Coordinator(cohort, contract_of(cohort)).begin()
+    run.train(1)
+    of, stage = cohort[0], run.stages()[0]
+    content = b"".join(path.read_bytes() for path in (of.folder / "arrays").iterdir())
+    assert len(content) > of.update(1).nbytes + len(stage.to_bytes())
+    for rows in (of.update(1), *stage.state.rows.values()):
+        assert rows.reshape(-1)[:4].tobytes() not in content
+    (file,) = (name for (name,) in of.journal.rows("updates", "file"))
+    assert of.journal.read(file) == of.update(1).tobytes()
+
+
 def test_a_site_that_missed_a_step_loads_the_certified_state(cohort: list[Hospital]):
     """It is given the state sealed, checks it against its certificate, and continues to the same result."""
     run = Coordinator(cohort, contract_of(cohort, rounds=2, monitor="loss")).begin()
