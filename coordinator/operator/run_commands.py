@@ -131,7 +131,7 @@ def stop(state: State, out: Path | None) -> int:
 
     folder = RunState(_out(out, state))
     if not folder.is_held():
-        raise FederationError(f"no run is in progress in {folder.out}: `status` shows how the last one ended")
+        raise FederationError(f"no run is in progress in {folder.out}: `status` shows whether and how it ended")
     folder.stop.touch()
     print(f"stopping the run; resume it with `{_resuming(state, folder.out)}`", file=sys.stderr)
     while folder.is_held():
@@ -291,16 +291,17 @@ def _lines(
     progress: "Progress", nodes: Sequence[Mapping[str, str]], folder: "RunState", *, is_running: bool
 ) -> list[str]:
     """Return the lines that show a run."""
-    crashed = "" if is_running or progress.ended else " (no ServerApp runs: `run` starts a new one, or run --resume)"
+    crashed = (
+        "" if is_running or progress.ended else " (no ServerApp runs: `run` starts one; if it has ended, run --resume)"
+    )
     lines = [f"run      {folder.out}", f"state    {progress.phase}{crashed}"]
     if progress.round:
         attempt = f", attempt {progress.attempt}" if progress.attempt > 1 else ""
         lines.append(f"round    {min(progress.round, progress.rounds)} of {progress.rounds}{attempt}")
     lines += [f"site     {name}: {status}" for name, status in progress.sites.items()]
-    if progress.pending and progress.deadline:
-        lines.append(
-            f"waiting  for {', '.join(progress.pending)}, {max(0, progress.deadline - time.time()):.0f} s at most"
-        )
+    awaited = progress.awaited
+    if awaited and progress.deadline:
+        lines.append(f"waiting  for {', '.join(awaited)}, {max(0, progress.deadline - time.time()):.0f} s at most")
     if progress.eta:
         lines.append(f"left     about {progress.eta / 60:.0f} min, at {progress.round_seconds:.0f} s a round")
     if progress.reason:

@@ -41,7 +41,7 @@ class Progress:
     deadline: float = 0.0  # for the pending replies, in seconds since 1970
     updated: float = 0.0  # likewise
     round_seconds: float = 0.0  # mean duration of a round so far
-    reason: str = ""  # why the run failed or stopped
+    reason: str = ""  # why the run is paused, failed or stopped
 
     @property
     def ended(self) -> bool:
@@ -55,9 +55,16 @@ class Progress:
 
     @property
     def eta(self) -> float:
-        """Return the expected remaining seconds, at the pace of the rounds so far; 0 if unknown."""
-        left = 0 if self.ended else self.rounds - self.round + 1
+        """Return the expected remaining seconds, at the pace of the rounds so far; 0 if unknown, as in a pause."""
+        left = 0 if self.ended or self.phase == "paused" else self.rounds - self.round + 1
         return max(0, left) * self.round_seconds
+
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """Return the sites for which the run waits: those whose reply is pending, and in a pause all that lack."""
+        if self.phase != "paused":
+            return self.pending
+        return tuple(name for name, status in self.sites.items() if status != "replied")
 
     def to_mapping(self) -> dict[str, Any]:
         """Return values fit for JSON."""

@@ -137,7 +137,8 @@ class CohortRequests:
             if not noted and not self._can_make_up():
                 noted = True
                 self._folder.note(f"{request.what}: paused, {self._config.wait_seconds:.0f} s at most: {self._why()}")
-                self._progress.update(phase="paused", deadline=time.time() + self._config.wait_seconds)
+                deadline = time.time() + self._config.wait_seconds
+                self._progress.update(phase="paused", deadline=deadline, reason=self._why())
             left = until - time.monotonic()
             if left <= 0:
                 raise FederationError(
@@ -148,8 +149,10 @@ class CohortRequests:
             self._make_up(request)
             self._receive(request, min(left, PAUSE_SECONDS))
             self._folder.require_not_stopped()
+            if noted:
+                self._progress.update(reason=self._why())
         if noted:
-            self._progress.update(phase=request.phase)
+            self._progress.update(phase=request.phase, reason="")
 
     def _why(self) -> str:
         return ", ".join(f"{name} ({lack.reason})" for name, lack in sorted(self._lacks.items()))

@@ -230,7 +230,7 @@ def test_status_shows_the_progress_of_a_run(
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [
         f"run      {out}",
-        "state    training (no ServerApp runs: `run` starts a new one, or run --resume)",
+        "state    training (no ServerApp runs: `run` starts one; if it has ended, run --resume)",
     ]
     assert lines[2:] == [
         "round    2 of 5, attempt 2",
@@ -244,6 +244,21 @@ def test_status_shows_the_progress_of_a_run(
     with RunState(out).held():
         assert main(["status", "--state", str(state)]) == 0
     assert "state    training" in capsys.readouterr().out.splitlines()
+
+
+def test_status_of_a_paused_run_names_the_sites_that_lack(
+    run: Run, out: Path, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says why, and no time that is left: nobody knows when they are back."""
+    run(*START)
+    sites = {"a": "replied", "b": "excluded", "c": "offline"}
+    reason = "b (its vault does not answer), c (it is offline)"
+    progress = Progress("7", "paused", 2, 5, 1, sites, time.time() + 60.5, 1.0, 90.0, reason)  # type: ignore[arg-type]
+    RunState(out).progress.write_text(json.dumps(progress.to_mapping()))
+    assert main(["status", "--state", str(state)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["waiting  for b, c, 60 s at most", f"reason   {reason}"]
+    assert not [line for line in lines if line.startswith("left")]
 
 
 def test_status_and_stop_of_no_run_are_one_line(

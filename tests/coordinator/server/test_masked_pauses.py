@@ -50,14 +50,15 @@ def leaves(grid: MaskedGrid, node: int) -> None:
 
 
 def test_a_site_that_comes_back_during_the_pause_is_asked_again(cohort: list[Hospital], tmp_path: Path) -> None:
-    """The run waits for it, and continues without an operator."""
+    """The run waits for it, reports whom it waits for, and continues without an operator."""
     nodes = [Node(of) for of in cohort]
     grid, out, looks = MaskedGrid(nodes), tmp_path / "out", [0]
-    known = grid.get_node_ids
+    known, seen = grid.get_node_ids, []
 
     def node_ids() -> list[int]:
         looks[0] += bool(grid.away)
         if looks[0] > 5:
+            seen.append(Progress.load(RunState(out).progress))
             grid.returned |= grid.away
             grid.away.clear()
             nodes[1].instead.clear()
@@ -67,6 +68,9 @@ def test_a_site_that_comes_back_during_the_pause_is_asked_again(cohort: list[Hos
     nodes[1].instead[masked.RELEASE] = lambda *_: leaves(grid, 2)
     app.federate(grid, config(out, round_seconds=0.1))
     assert "round 1: release: paused, 2 s at most: North" in log_of(out)
+    paused = next(of for of in seen if of.phase == "paused")
+    assert (paused.awaited, paused.eta, paused.reason[:7]) == (("North",), 0.0, "North (")
+    assert Progress.load(RunState(out).progress).reason == ""
 
 
 def test_a_stop_ends_a_paused_run(cohort: list[Hospital], tmp_path: Path) -> None:
