@@ -247,10 +247,9 @@ def _message(node: int, request: ConfigRecord) -> Message:
 
 def _too_few(admission: Admission, config: RunConfig, *, connected: int) -> str:
     reasons = "; ".join(f"{name}: {reason}" for name, reason in admission.refused.items())
+    no_other = "No other replied: see that every site has joined, and resume with run --resume"
     if connected >= config.sites:
-        return (
-            f"the run needs {config.sites} sites and admitted {len(admission.sites)}. {reasons or 'No other replied'}"
-        )
+        return f"the run needs {config.sites} sites and admitted {len(admission.sites)}. {reasons or no_other}"
     return (
         f"the run needs {config.sites} sites, {connected} connected within {config.wait_seconds:.0f} s: "
         f"check that every site has joined{reasons and '. '}{reasons}"

@@ -118,7 +118,9 @@ class FederationRecord:
                 }
             )
         except OSError as error:
-            raise FederationError(f"cannot read the federation's record {path}: {error.strerror}") from None
+            raise FederationError(
+                f"cannot read the federation's record {path}: {error.strerror}: a run writes it when it ends"
+            ) from None
         except (FedppError, AttributeError, ValueError, KeyError, TypeError) as error:
             raise FederationError(f"{path} is not a federation's record: {error}") from None
 

@@ -312,7 +312,7 @@ def _compare(expected: str, given: str | None, source: str) -> None:
         except EOFError:
             raise KeyFileError("no phrase was typed: ask by telephone, and try again") from None
     if len(letters(given)) != len(letters(expected)):
-        raise KeyFileError(f"{COUNT} words of five letters are needed, all that {source}: got {len(given.split())}")
+        raise KeyFileError(f"{COUNT} words of five letters are needed, all that {source}: got {given!r:.80}")
     if not same_phrase(
         given, expected
     ):  # the file's own is not printed: whoever copied it from here would compare nothing

@@ -17,14 +17,19 @@ if TYPE_CHECKING:
     from fedpp.protocol.certified_model import CertifiedModel
 
 CIPHERTEXT, PLAIN = ".npz", ".keras"
+WHICH = "name the coordinator's model.sealed, or with --identity the number of a run in clear"
 IN_CLEAR = "of a run in clear: the coordinator made it, and nobody certified it"
 
 
 def add_pull_arguments(to: argparse.ArgumentParser) -> None:
     """Add the arguments of `pull`."""
     add_domain(to)
-    to.add_argument("run", metavar="RUN", type=path, help="file model.sealed, or number of the run with --identity")
-    to.add_argument("--identity", type=path, help="identity folder of the joined site, whose node kept the model")
+    to.add_argument(
+        "run", metavar="RUN", type=path, help="file model.sealed, or with --identity the number of a run in clear"
+    )
+    to.add_argument(
+        "--identity", type=path, help="identity folder of the joined site, whose node kept the model of a run in clear"
+    )
     to.add_argument("--partial", action="store_true", help="take the state of a masked run that has not ended")
     to.add_argument("--in-clear", action="store_true", help="take the model of a run in clear, which nobody certified")
     to.add_argument("--out", type=path, required=True, help="new file: model.npz (ciphertext) or model.keras (plain)")
@@ -78,10 +83,11 @@ def source_of(named: Path, identity: Path | None) -> Path:
         return named
     kept = identity / "models" / f"{named}.state"
     if not kept.is_file():
-        there = sorted(file.stem for file in kept.parent.glob("*.state"))
+        there = ", ".join(sorted(file.stem for file in kept.parent.glob("*.state")))
+        kept_now = f"it has {there}" if there else "it keeps those of runs in clear"
         raise ModelError(
-            f"this site's node kept no model of run {named}: it has {', '.join(there) or 'none'}; "
-            "or name the coordinator's model.sealed, without --identity"
+            f"this site's node kept no model of run {named}: {kept_now}; "
+            "of another, name the coordinator's model.sealed, without --identity"
         )
     return kept
 
@@ -99,10 +105,7 @@ def opened(file: Path, domain: "KeyDomain", *, partial: bool = False, in_clear: 
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise ModelError(
-            f"cannot read the model {file}: {error.strerror}: name the coordinator's model.sealed, or a run's number "
-            "with --identity"
-        ) from None
+        raise ModelError(f"cannot read the model {file}: {error.strerror}: {WHICH}") from None
     if is_certified(content):
         return certified_state(CertifiedModel.from_bytes(content), domain, partial=partial)
     if is_sealed(content):
@@ -110,7 +113,10 @@ def opened(file: Path, domain: "KeyDomain", *, partial: bool = False, in_clear: 
             f"{file} holds a model that a member sealed, of weights that it may have chosen, and nobody certified: "
             "take the model.sealed of a run that its members certified"
         )
-    state = GlobalState.from_bytes(content)
+    try:
+        state = GlobalState.from_bytes(content)
+    except ModelError:
+        raise ModelError(f"{file} is no model of a run, or is damaged: {WHICH}") from None
     _require_domain(state.domain, domain)
     if not in_clear:
         raise ModelError(

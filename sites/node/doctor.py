@@ -258,7 +258,7 @@ def _policy(path: Path, dataset: EncryptedDataset | None) -> tuple[str, SitePoli
 def _split_sizes(policy: SitePolicy, dataset: EncryptedDataset) -> tuple[str, None]:
     if few := policy.evaluation.warning(dataset.patients()):
         raise _Warning(few)
-    return f"each split is empty or has {policy.evaluation.min_patients} patients", None
+    return f"each split is empty or has at least {policy.evaluation.min_patients} patients", None
 
 
 def _approvals(policy: SitePolicy) -> tuple[str, None]:

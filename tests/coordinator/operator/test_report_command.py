@@ -153,7 +153,7 @@ def test_a_folder_without_a_record_has_no_report(tmp_path: Path, capsys: pytest.
     assert main(["report", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
         f"coordinator report: cannot read the federation's record {tmp_path / 'federation.json'}: "
-        "No such file or directory\n"
+        "No such file or directory: a run writes it when it ends\n"
     )
     assert list(tmp_path.iterdir()) == []
     record = federated(tmp_path, Site(describe("a")), Site(describe("b")))

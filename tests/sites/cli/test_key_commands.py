@@ -123,7 +123,7 @@ def test_phrases_that_differ_are_refused(east: Hospital, west: Hospital):
         assert "give --phrase" in hospital.refused(*command)
         few = hospital.refused(*command, "--phrase", "lusab babad")
         assert "5 words of five letters are needed" in few
-        assert few.endswith("got 2")
+        assert few.endswith("got 'lusab babad'")
         refused = hospital.refused(*command, "--phrase", "lusab-babad-lusab-babad-lusab")
         assert not {phrase(west / "identity" / "site.request"), card_phrase(east / "domain")} & {*refused.split()}
     assert not (east / "none.invitation").exists()

@@ -128,9 +128,15 @@ def test_a_frame_form_s_plain_model_takes_images_that_are_not_mixed(
         ("nothing.sealed", "x.npz", (), "cannot read the model"),
         ("7", "x.npz", (), "if it is a run's number, name the node that kept its model (--identity)"),
         ("8", "x.npz", ("--identity", "identity"), "this site's node kept no model of run 8: it has 7"),
+        ("8", "x.npz", ("--identity", "none"), "no model of run 8: it keeps those of runs in clear; of another, name"),
         ("final.state", "x.h5", (), "--out names model.npz, of ciphertext, or model.keras"),
         ("final.state", "passphrase.npz", (), "is there already"),
-        ("passphrase", "x.npz", (), "damaged"),
+        (
+            "passphrase",
+            "x.npz",
+            (),
+            "passphrase is no model of a run, or is damaged: name the coordinator's model.sealed",
+        ),
     ],
 )
 def test_mistakes_are_one_line(run: str, out: str, more: tuple[str, ...], line: str, member: tuple[KeyDomain, Path]):
