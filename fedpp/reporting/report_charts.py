@@ -109,7 +109,7 @@ def _chart(
             line.set_label(curve.label if named_curves else "")
         _style_axes(axes, title, limits)
         if named_curves:
-            axes.legend(frameon=False, ncols=2, loc="lower right", fontsize=10)
+            drawn.legend(frameon=False, ncols=4, loc="outside lower center", fontsize=10)
         return charts.svg(drawn, name, title, _description(rounds, curves))
 
 
