@@ -151,10 +151,10 @@ def initial_state(
     folder: RunState,
 ) -> Checkpoint:
     """Request the state of round 0 from one site after another until one replies; raise `FederationError`."""
-    form, model = form_of(initial, admission, run_spec)
+    model = _initial_content(initial, admission, run_spec)
     content = RecordDict(
         {
-            messages.CONFIG: messages.InitialRequest(run_spec, form).to_record(),
+            messages.CONFIG: messages.InitialRequest(run_spec).to_record(),
             messages.PARTICIPANTS: admission.participants.to_record(),
         }
     )
@@ -171,14 +171,14 @@ def initial_state(
     raise FederationError("no site sent initial weights: the messages above say why")
 
 
-def form_of(initial: EncryptedModel | None, admission: Admission, run_spec: RunSpec) -> tuple[str, bytes]:
-    """Return form and content of the initial model for a request; raise an error if the model does not fit."""
+def _initial_content(initial: EncryptedModel | None, admission: Admission, run_spec: RunSpec) -> bytes:
+    """Return the initial model as a request carries it, or nothing; raise an error if the model does not fit."""
     if initial is None:
-        return "", b""
+        return b""
     site = next(iter(admission.sites.values()))
     initial.require_fitting(site.domain, site.task.classes)
     if (initial.network, initial.dtype) != (run_spec.network, run_spec.training.dtype):
         raise FederationError(
             "the initial model has another model specification or dtype than the run: set what it was trained with"
         )
-    return "clear", warm_start(initial, run_spec.server_optimizer).to_bytes()
+    return warm_start(initial, run_spec.server_optimizer).to_bytes()

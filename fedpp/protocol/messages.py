@@ -35,12 +35,11 @@ from fedpp.config.run_config import MAX_ATTEMPTS
 from fedpp.errors import FederationError
 from fedpp.protocol.run_spec import RunSpec
 from fedpp.texts import one_line
-from fedpp.values import Declared, hexadecimal, is_hex, one_of, rule, whole
+from fedpp.values import Declared, hexadecimal, is_hex, rule, whole
 
 ARRAYS, CONFIG, METRICS, SITE, REFUSAL = "arrays", "config", "metrics", "site", "refusal"
 PROOF, PARTICIPANTS, ORIGIN, SUM, VERDICT = "proof", "participants", "origin", "sum", "verdict"
 STATE, WORDS, AFTER = "state", "words", "after"  # arrays
-MODEL_FORMS = ("", "clear")
 DESCRIBE, INITIAL_WEIGHTS, ACCEPT, LOCAL_BASELINE = "describe", "initial_weights", "accept", "local_baseline"
 EXAMPLES = "num-examples"
 LOST_BASE = "it does not hold the state that the question names: send it"
@@ -100,9 +99,7 @@ class DescribeRequest(OfContent):
 
 @dataclass(frozen=True)
 class InitialRequest(Request):
-    """Request for the state of round 0: of fresh weights, or of the model that comes along."""
-
-    model: Annotated[str, one_of(*MODEL_FORMS)]
+    """Request for the state of round 0: of the model that comes along, or else of fresh weights."""
 
 
 @dataclass(frozen=True)

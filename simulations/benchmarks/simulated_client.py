@@ -42,7 +42,7 @@ class SimulatedClient:
         request = messages.InitialRequest.read(content)
         run_spec = request.run_spec
         rows = self.rows_of_round_0(run_spec.network)
-        if request.model:
+        if messages.ARRAYS in content:
             rows = dict(GlobalState.from_bytes(messages.state_of(content)).rows)
         state = initial(
             rows,

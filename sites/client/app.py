@@ -82,7 +82,7 @@ def initial_weights(query: Query) -> RecordDict:
     run_spec = request.run_spec
     with participating(query, run_spec) as part:
         state = initial(
-            _initial_model(part).rows if request.model else _fresh_weights(part),
+            _initial_model(part).rows if has_state(query.content) else _fresh_weights(part),
             network=run_spec.network,
             domain=run_spec.domain,
             dtype=run_spec.training.dtype,

@@ -140,7 +140,8 @@ def open_dataset(query: Query) -> tuple[AnyKey, EncryptedDataset]:
 
 def has_state(content: RecordDict) -> bool:
     """Tell whether a message holds a state."""
-    return messages.STATE in messages.record(content, messages.ARRAYS, ArrayRecord)
+    arrays = content.get(messages.ARRAYS)
+    return isinstance(arrays, ArrayRecord) and messages.STATE in arrays
 
 
 def coordinator_of(site: SiteConfig) -> CoordinatorIdentity:

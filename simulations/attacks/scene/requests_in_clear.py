@@ -116,7 +116,7 @@ class ChoosingCoordinator:
         """Have the site seal the weights as a run's initial model, and evaluate that as its final one."""
         run_spec = self.grid.run_spec.changed(masked=True)
         initial_weights = f"{MessageType.QUERY}.{messages.INITIAL_WEIGHTS}"
-        sealed = self._reply(initial_weights, messages.InitialRequest(run_spec, "clear"), state)
+        sealed = self._reply(initial_weights, messages.InitialRequest(run_spec), state)
         request = messages.EvaluateRequest(run_spec, self.asked)
         return self._reply(MessageType.EVALUATE, request, messages.state_of(sealed))
 

@@ -51,7 +51,7 @@ from fedpp.protocol.site_description import SiteDescription
 from sites.vault.audit.audit_log import AuditLog, Signer
 
 REQUESTS: Mapping[str, Callable[[RunSpec], messages.Request]] = {
-    "query.initial_weights": lambda run_spec: messages.InitialRequest(run_spec, ""),
+    "query.initial_weights": messages.InitialRequest,
     "train": lambda run_spec: messages.TrainRequest(run_spec, 1),
     "query.accept": lambda run_spec: messages.AcceptRequest(run_spec, 1),
     "evaluate": lambda run_spec: messages.EvaluateRequest(run_spec, 1),
@@ -115,10 +115,10 @@ def test_a_site_whose_vault_serves_another_dataset_refuses(
 def test_the_initial_state_is_for_the_sites_own_domain(both: list[Node], domain: KeyDomain):
     """A run of another domain gets none, even if a vault is there; a run of this domain gets one with all its facts."""
     run_spec = run_spec_of(domain, seed=3, dtype="float32", server_optimizer=ServerOptimizerConfig("fedadam", 0.1))
-    foreign = content_of(domain, messages.InitialRequest(varied(run_spec, domain=OTHER), ""))
+    foreign = content_of(domain, messages.InitialRequest(varied(run_spec, domain=OTHER)))
     assert reason(both[0].send("query.initial_weights", foreign)).startswith("this site belongs to domain")
     first, second, other = (
-        state_in(node.reply_to(messages.InitialRequest(p, "")))
+        state_in(node.reply_to(messages.InitialRequest(p)))
         for node, p in zip((*both, both[0]), (run_spec, run_spec, varied(run_spec, seed=4)), strict=True)
     )
     assert {state.salt for state in (first, second, other)} == {first.salt, second.salt, other.salt} > {first.salt}

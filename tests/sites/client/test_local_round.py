@@ -54,7 +54,7 @@ def test_a_round_is_the_average_of_the_sites_updates(both: list[Node], domain: K
     """Both sites hold the same next state, to the bit: decrypted, it is the average of each site's own training."""
     run_spec = run_spec_of(domain, dtype=dtype)
     north, south = both
-    first = north.reply_to(messages.InitialRequest(run_spec, ""))
+    first = north.reply_to(messages.InitialRequest(run_spec))
     before = state_in(first)
     content = messages.state_of(first)
     replies = accept_replies(both, run_spec, content, aggregate_from(both, run_spec, content))
@@ -342,7 +342,7 @@ def test_a_run_starts_from_an_initial_model(both: list[Node], domain: KeyDomain)
     """The first state has the model's rows, the run's optimizer, and round 0."""
     run_spec = run_spec_of(domain, server_optimizer=ServerOptimizerConfig("fedavgm", 0.5))
     earlier = initial_state(domain, run_spec_of(domain), seed=9, number=7)
-    reply = both[0].reply_to(messages.InitialRequest(run_spec, "clear"), earlier.to_bytes())
+    reply = both[0].reply_to(messages.InitialRequest(run_spec), earlier.to_bytes())
     state = state_in(reply)
     assert (state.round, state.rule) == (0, run_spec.server_optimizer)
     for name, rows in earlier.rows.items():
@@ -369,7 +369,7 @@ def test_a_ring_too_coarse_for_a_step_is_refused(both: list[Node], domain: KeyDo
 
 
 def test_an_initial_model_that_does_not_fit_is_refused(both: list[Node], domain: KeyDomain):
-    """Of another network, dtype, domain or classes, damaged, or missing."""
+    """Of another network, dtype, domain or classes, or damaged."""
     run_spec = run_spec_of(domain)
     fitting = initial_state(domain, run_spec)
     text = "the initial model is of another domain, network or dtype than the run: use that model's settings"
@@ -382,12 +382,11 @@ def test_an_initial_model_that_does_not_fit_is_refused(both: list[Node], domain:
         "the initial model's classes are yes, no: ingest with the same": [replace(fitting, classes=("yes", "no"))],
     }
 
-    def refused(content: bytes | None) -> str:
-        request = messages.InitialRequest(run_spec, "clear")
+    def refused(content: bytes) -> str:
+        request = messages.InitialRequest(run_spec)
         return reason(both[0].reply_to(request, content))
 
     for said, models in others.items():
         for other in models:
             assert refused(other.to_bytes()) == said
-    assert "came without a state" in refused(None)
     assert refused(fitting.to_bytes()[:-1]).startswith("not a global state")

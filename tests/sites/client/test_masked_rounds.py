@@ -207,7 +207,7 @@ def test_a_run_in_clear_needs_a_policy_that_allows_it(three: list[Node], domain:
     three[1].permit(secure_aggregation="required")
     run_spec, state = started(domain)
     for request in (
-        messages.InitialRequest(run_spec, ""),
+        messages.InitialRequest(run_spec),
         TrainRequest(run_spec, 1),
         messages.EvaluateRequest(run_spec, 1),
     ):
