@@ -136,6 +136,10 @@ def load(of: Hospital, content: RecordDict) -> RecordDict:
     return masked.stated("")
 
 
+def abandon(of: Hospital, content: RecordDict) -> RecordDict:
+    return masked.stated(of.vault.abandon(masked.ContractRequest.read(content).contract))
+
+
 HANDLERS: Mapping[str, Callable[[Hospital, RecordDict], RecordDict]] = {
     "query.describe": describe,
     masked.ACCEPT_RUN: accept_run,
@@ -147,6 +151,7 @@ HANDLERS: Mapping[str, Callable[[Hospital, RecordDict], RecordDict]] = {
     masked.WHERE: where,
     masked.FETCH: fetch,
     masked.LOAD: load,
+    masked.ABANDON: abandon,
 }
 
 

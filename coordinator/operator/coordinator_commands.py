@@ -124,6 +124,22 @@ def add_run_arguments(to: argparse.ArgumentParser) -> None:
         metavar="SITE",
         help="site that a resumed masked run leaves out, if the policies of the others allow it; may be repeated",
     )
+    to.add_argument(
+        "--burn",
+        dest="burns",
+        type=path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="statements of a site of --without, from `fedpp-site burn --out`; may be repeated",
+    )
+    to.add_argument(
+        "--lifted",
+        action="append",
+        default=[],
+        metavar="SITE",
+        help="site of --without that cannot burn, and whose lock the staff of all others lifted; may be repeated",
+    )
     add_json(to)
 
 
@@ -138,6 +154,8 @@ def run(
     settings: list[str],
     resume: bool,
     without: list[str],
+    burns: list[Path],
+    lifted: list[str],
     as_json: bool,
 ) -> int:
     """Run one federation on this checkout's code, wait for it, and print the final test metrics."""
@@ -148,7 +166,16 @@ def run(
     given = settings_of_file(config) if config else {}
     named = {"domain": domain, "sites": sites, "out": out, "model": model}
     given |= {name: value for name, value in named.items() if value is not None}
-    return run_federation(State(state.resolve()), given, settings, resume=resume, without=without, as_json=as_json)
+    return run_federation(
+        State(state.resolve()),
+        given,
+        settings,
+        resume=resume,
+        without=without,
+        lifted=lifted,
+        burns=burns,
+        as_json=as_json,
+    )
 
 
 def add_status_arguments(to: argparse.ArgumentParser) -> None:

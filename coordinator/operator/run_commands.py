@@ -42,12 +42,14 @@ def run(
     *,
     resume: bool,
     without: Sequence[str] = (),
+    lifted: Sequence[str] = (),
+    burns: Sequence[Path] = (),
     as_json: bool,
 ) -> int:
     """Run one federation on this checkout's code, wait for it, and print the final test metrics.
 
     `given` are the settings of a file and of the command line, `texts` further ones as name=value; a resumed masked run
-    continues `without` these sites.
+    continues `without` these sites, some of whose locks were `lifted`, or whose `burns` are in files.
     """
     from coordinator.server.run_state import RunState  # imports NumPy and Flower, for which --help must not wait
 
@@ -61,8 +63,8 @@ def run(
         settings = _resumed(folder, texts, given)
     else:
         settings = _started(folder, texts, given)
-    if without:
-        _leave_out(folder, without)
+    if without or lifted or burns:
+        leave_out(folder, without, lifted, burns)
     if not folder.is_held():
         folder.clear()
     replace(state.last, str(out).encode())
@@ -81,10 +83,13 @@ def run(
     return _show(out, as_json=as_json)
 
 
-def _leave_out(folder: "RunState", sites: Sequence[str]) -> None:
-    """Record which sites a masked run leaves out; raise `ConfigError` unless it is one that can be resumed."""
+def leave_out(folder: "RunState", sites: Sequence[str], lifted: Sequence[str], burns: Sequence[Path]) -> None:
+    """Record which sites a masked run leaves out; raise a `FedppError` unless it is one that can be resumed."""
+    from coordinator.server.masked import run_revision
     from coordinator.server.masked.statement_store import CohortFile
 
+    if set(lifted) - set(sites) or not sites:
+        raise ConfigError("--lifted and --burn are about sites of --without: name them there, with --resume")
     cohort = CohortFile(folder).load() if folder.was_started() else None
     unknown = sorted(set(sites) - set(cohort.contract.names if cohort else ()))
     if cohort is None or unknown:
@@ -94,7 +99,14 @@ def _leave_out(folder: "RunState", sites: Sequence[str]) -> None:
         )
     if folder.is_held():
         raise ConfigError(f"--without changes a run that is not in progress: stop the run in {folder.out} first")
-    folder.leave_out(sites)
+    begun = run_revision.started(folder, cohort, 0.0)
+    for path in burns:
+        try:
+            run_revision.take_burn(folder, begun, path.read_text(), sites)
+        except (OSError, UnicodeDecodeError, FederationError) as error:
+            raise ConfigError(f"--burn {path}: {error.strerror if isinstance(error, OSError) else error}") from None
+    run_revision.require_unlocked(folder, begun, sites, lifted)
+    folder.leave_out(sites, lifted)
 
 
 def _resuming(state: State, out: Path) -> str:

@@ -60,6 +60,10 @@ class Admissions:
         """Return the run's nonce."""
         return self._run.nonce
 
+    def nodes(self) -> dict[str, int]:
+        """Return the nodes of the admitted sites by name."""
+        return {site.name: node for node, site in self.admitted.sites.items()}
+
     def wait(self, config: RunConfig, wanted: AbstractSet[str] = frozenset(), busy_seconds: float = 0.0) -> Admission:
         """Return the admission once there are enough sites; raise `FederationError` if there are too few in time.
 

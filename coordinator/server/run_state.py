@@ -7,7 +7,8 @@
     run/app            sources of the submitted bundle, as they were at the start
     run/nonce          the run's nonce
     run/expires        the end of the run's contract, where it was fixed before the start
-    run/without        sites that a masked run leaves out when it is resumed
+    run/without        sites that a masked run leaves out when it is resumed, and whose locks were lifted
+    run/given-up       contracts of a masked run that did not start, and members that may still be in them
     run/journal        round and attempt in progress, with the sites of its run specification; written before a request
     run/aggregate      result of an attempt's aggregation and whose updates it is of; written before a site is sent it
     run/checkpoint     last accepted round: its state, the records of all rounds, the strategy state
@@ -175,6 +176,10 @@ class RunState:
             self.write(path, {"nonce": drawn})
         return str(self.read(path)[0]["nonce"])
 
+    def renew(self, drawn: str) -> None:
+        """Take another nonce, for another contract."""
+        self.write(self.folder / "nonce", {"nonce": drawn})
+
     def expires(self, chosen: int) -> int:
         """Return the end of the run's contract in seconds since 1970: the one that was fixed, or that `chosen`."""
         path = self.folder / "expires"
@@ -191,11 +196,16 @@ class RunState:
         path = self.folder / "without"
         return list(self.read(path)[0]["sites"]) if path.exists() else []
 
-    def leave_out(self, sites: Sequence[str]) -> None:
+    def lifted(self) -> list[str]:
+        """Return those of the sites that are left out whose locks were lifted."""
+        path = self.folder / "without"
+        return list(self.read(path)[0]["lifted"]) if path.exists() else []
+
+    def leave_out(self, sites: Sequence[str], lifted: Sequence[str] = ()) -> None:
         """Record which sites the run leaves out when it is resumed; none, once it has a contract without them."""
         path = self.folder / "without"
         if sites:
-            self.write(path, {"sites": list(sites)})
+            self.write(path, {"sites": list(sites), "lifted": list(lifted)})
         else:
             path.unlink(missing_ok=True)
 

@@ -40,6 +40,7 @@ REQUEST_OF_MESSAGE = {
             "query.where",
             "query.fetch",
             "query.load",
+            "query.abandon",
         ),
         "train",
     ),

@@ -13,6 +13,7 @@
     query.fetch          "config": ContractRequest                             "arrays": state, sealed
     query.load           "config": StatementsRequest, "arrays": state, sealed  "statement": nothing
     query.report         "config": StatementsRequest                           "statement"
+    query.abandon        "config": ContractRequest                             "statement"
 
 Statements, contracts and certificates are JSON texts. A request has the statements of all members since the last
 round's training; a site that lacks earlier ones refuses with the text of `MissingLinksError`, and is sent those. A site
@@ -42,6 +43,7 @@ from fedpp.values import Listed, rule, whole
 ACCEPT_RUN, REVEAL_COIN, START_RUN = "query.accept_run", "query.reveal_coin", "query.start_run"
 TRAIN, RELEASE, STEP = "train.masked_round", "query.release", "query.step"
 WHERE, FETCH, LOAD, REPORT = "query.where", "query.fetch", "query.load", "query.report"
+ABANDON = "query.abandon"
 STATEMENT, STATEMENTS, SEED = "statement", "statements", "seed"
 MASKED, LOW, CARRY = "masked", "low", "carry"  # arrays
 LACKS_CONTRACT = "it lacks the contract of this run: send the contract again"
@@ -64,7 +66,7 @@ class AcceptRunRequest(OfContent):
 
 @dataclass(frozen=True)
 class ContractRequest(OfContent):
-    """Base of requests about a run that the site has accepted; alone it asks for the state, sealed."""
+    """Base of requests about a run that the site has accepted; alone it asks for the sealed state, or to leave."""
 
     contract: Hash  # digest
 

@@ -9,12 +9,20 @@ from collections.abc import Set as AbstractSet
 from fedpp.config.run_config import MIN_HONEST, RunSettings
 from fedpp.errors import FederationError
 from fedpp.protocol.membership import Certificate
-from fedpp.protocol.run_contract import FRESH, CohortMember, Parent, RunContract, capped_weights, certificate_hash
+from fedpp.protocol.run_contract import (
+    FRESH,
+    CohortMember,
+    LiftedLock,
+    Parent,
+    RunContract,
+    capped_weights,
+    certificate_hash,
+)
 from fedpp.protocol.run_spec import RunSpec
 from fedpp.protocol.site_description import SiteDescription
 from fedpp.protocol.state_certificate import StateCertificate
 
-_OF_A_REVISION = frozenset({"cohort", "nonce", "expires", "bundle", "revision", "parent", "changes", "spec"})
+_OF_A_REVISION = frozenset({"cohort", "nonce", "expires", "bundle", "revision", "parent", "changes", "lifted", "spec"})
 
 
 def first_contract(
@@ -65,11 +73,13 @@ def revised_contract(
     expires: int,
     bundle: str,
     earlier: Iterable[RunContract] = (),
+    lifted: Collection[str] = (),
 ) -> RunContract:
     """Return the contract by which these sites continue a run from a certified state; raise if that cannot be.
 
     What is trained and how, and what is opened, stays as it was. The weights follow from the new cohort's sizes.
     `earlier` are the contracts that the old one revised.
+    `lifted` are sites that leave without a burn, and whose locks the staff of all others lifted.
     """
     cohort, before = _cohort(old.spec, sites, certificates), (old, *earlier)
     contract = old.changed(
@@ -81,6 +91,7 @@ def revised_contract(
         revision=old.revision + 1,
         parent=Parent(old.digest, base.round, base.state),
         changes=old.changes + max(small_changes(of, _members(cohort)) for of in before),
+        lifted=(*old.lifted, *(LiftedLock(site, base.round + 1) for site in sorted(lifted))),
     )
     require_revision(contract, old, base, before[1:])
     return contract
@@ -113,9 +124,21 @@ def require_revision(
             f"a revision needs {old.threshold} of the {old.n} members before it, with their certificates, got "
             f"{len(staying)}: wait for more of them, or start another run"
         )
+    _require_lifted(new, old, base.round + 1)
     due_changes = old.changes + max(small_changes(of, _members(new.cohort)) for of in (old, *earlier))
     if new.changes < due_changes:
         raise FederationError(f"a revision counts changes by few sites: {due_changes} are due, got {new.changes}")
+
+
+def _require_lifted(new: RunContract, old: RunContract, number: int) -> None:
+    """Refuse a revision that hides earlier lifted locks, or lifts those of a site that stays or of another round."""
+    leaving = {site for site, _ in _members(old.cohort) - _members(new.cohort)}
+    added = set(new.lifted) - set(old.lifted)
+    if not set(old.lifted) <= set(new.lifted) or any(at.round != number or at.site not in leaving for at in added):
+        raise FederationError(
+            f"a revision keeps earlier lifted locks, and lifts those of round {number} and of sites that leave, "
+            f"{sorted(leaving)!r:.80}: got {[(at.site, at.round) for at in new.lifted]!r:.160}"
+        )
 
 
 def small_changes(old: RunContract, members: AbstractSet[tuple[str, str]]) -> int:

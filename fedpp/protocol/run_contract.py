@@ -51,6 +51,18 @@ class Parent(Declared, label="parent", error=FederationError):
 
 
 @dataclass(frozen=True)
+class LiftedLock(Declared, label="lifted lock", error=FederationError):
+    """A site that left a run in a round that others had released for, and that it had not burned.
+
+    Its lock was lifted by the staff of all sites that stay: if it, or a copy of its vault, released after all, the
+    difference of two sums is its update.
+    """
+
+    site: Annotated[str, SITE_NAME]
+    round: Annotated[int, whole(1, 2**31)]
+
+
+@dataclass(frozen=True)
 class RunContract(Declared, label="run contract", error=FederationError):
     """The same bytes at all members; its digest stands in everything that they sign and derive.
 
@@ -74,6 +86,7 @@ class RunContract(Declared, label="run contract", error=FederationError):
     revision: Annotated[int, whole()] = 0  # how many contracts this run had before
     parent: Parent | None = None  # of a revision
     changes: Annotated[int, whole()] = 0  # of the cohort by few sites, in this run's revisions
+    lifted: tuple[LiftedLock, ...] = ()  # in this run's revisions, in the order of their rounds
     privacy: Literal["off"] = "off"  # differential privacy of patients
     protocol: Annotated[int, whole(PROTOCOL, PROTOCOL)] = PROTOCOL
 
@@ -91,8 +104,15 @@ class RunContract(Declared, label="run contract", error=FederationError):
             raise self._refused(f"it is of {found[0]} sites that weigh {found[1]}, its run specification of {stated}")
         if (self.parent is None) != (self.revision == 0):
             raise self._refused(f"a revision has a parent and a number from 1, got revision {self.revision}")
+        order = [(lock.round, lock.site) for lock in self.lifted]
+        if order != sorted(set(order)) or any(number > self.start_round + 1 for number, _ in order):
+            raise self._refused(
+                f"its lifted locks must be distinct, in order, and of rounds that a revision follows, got {order!r:.80}"
+            )
         if self.changes > 2 * self.revision:
             raise self._refused(f"a revision has two changes at most, got {self.changes} in {self.revision} revisions")
+        if self.lifted and not self.revision:
+            raise self._refused("only a revision follows lifted locks, got some in a new run")
         if self.patience and self.monitor == "last":
             raise self._refused(f"patience needs monitor loss or auc, got patience {self.patience} and monitor last")
 

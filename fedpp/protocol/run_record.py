@@ -77,6 +77,7 @@ class FederationRecord:
     chosen: int = 0  # round whose model is the result, by the monitored figure; 0: the last one
     contract: str = ""  # digest of a masked run's contract
     certified: tuple[str, ...] = ()  # sites that signed a masked run's result
+    lifted: tuple[str, ...] = ()  # sites and rounds whose locks were lifted without a burn
 
     def test_counts(self) -> AnyCounts:
         """Return the test counts of all sites together."""
@@ -95,6 +96,7 @@ class FederationRecord:
             "test": _mapped(self.test),
             "counts": self.counts and self.counts.to_mapping(),
             "certified": list(self.certified),
+            "lifted": list(self.lifted),
             "local_baseline": _mapped(self.local_baseline),
         }
 
@@ -114,6 +116,7 @@ class FederationRecord:
                     "test": _counts(values["test"], kind),
                     "counts": _together(values["counts"], kind),
                     "certified": tuple(values["certified"]),
+                    "lifted": tuple(values["lifted"]),
                     "local_baseline": _counts(values["local_baseline"], kind),
                 }
             )

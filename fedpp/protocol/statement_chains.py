@@ -36,14 +36,8 @@ class StatementChains:
     @classmethod
     def from_json(cls, contract: RunContract, certificates: Mapping[str, Certificate], text: str) -> Self:
         """Read what `to_json` returned and verify it anew; raise `FederationError` for anything else."""
-        try:
-            values = json.loads(text)
-        except (ValueError, TypeError, RecursionError):
-            values = None
-        if not isinstance(values, list):
-            raise FederationError("the statements of the run are damaged: use one fedpp everywhere")
         chains = cls(contract, certificates)
-        chains._add([SignedStatement.from_mapping(value) for value in values])
+        chains._add(listed(text))
         return chains
 
     @classmethod
@@ -156,6 +150,17 @@ class StatementChains:
         named = {signed.statement.run for signed in new} - {NO_HASH}
         if named and named != {self.run_id()}:
             raise FederationError(f"statements name run {sorted(named)!r:.100}, the contract's is {self.run_id()}")
+
+
+def listed(text: str) -> list[SignedStatement]:
+    """Read a JSON list of statements, unverified; raise `FederationError` for anything else."""
+    try:
+        values = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        values = None
+    if not isinstance(values, list):
+        raise FederationError("the statements of the run are damaged: use one fedpp everywhere")
+    return [SignedStatement.from_mapping(value) for value in values]
 
 
 class _Chain:

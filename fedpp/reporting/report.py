@@ -5,7 +5,7 @@ A `Report` is written as `report.json`, and as the page `report.html`, which is 
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -25,8 +25,12 @@ class Privacy:
     does_not_protect: tuple[str, ...]
 
 
-def privacy_of(*, masked: bool, two_sites: bool = False) -> Privacy:
-    """Return what a run protects, with secure aggregation (`masked`), perhaps of two sites alone, or without it."""
+def privacy_of(*, masked: bool, two_sites: bool = False, lifted: Sequence[str] = ()) -> Privacy:
+    """Return what a run protects, with secure aggregation (`masked`), perhaps of two sites alone, or without it.
+
+    `lifted` are sites and rounds whose locks were lifted without a burn.
+    """
+    at_risk = (_AT_RISK.format("; ".join(lifted)),) if lifted else ()
     beyond = _OF_TWO_SITES if two_sites else _BEYOND_THE_MASK
     return Privacy(
         protects=(
@@ -46,6 +50,7 @@ def privacy_of(*, masked: bool, two_sites: bool = False) -> Privacy:
                 "own frames and labels. A hospital must trust the code that it approves and the coordinator it joins."
             ),
             beyond if masked else _WITHOUT_MASK,
+            *at_risk,
             (
                 "A trained model, and counts over few patients, can reveal something about single patients. "
                 "No differential privacy was applied."
@@ -68,6 +73,10 @@ _BEYOND_THE_MASK = (
 _OF_TWO_SITES = (
     "TWO HOSPITALS HIDE NOTHING FROM EACH OTHER: each can compute the other's update, and its evaluation counts, from "
     "the sum and its own. Only the coordinator sees neither."
+)
+_AT_RISK = (
+    "A LOCK WAS LIFTED ({}): the hospital had left without showing that it released nothing, and the others continued "
+    "without it. If it released after all, or a copy of its vault did, its update of that round can be computed."
 )
 _WITHOUT_MASK = (
     "The evaluation key can be computed from rows of weights: regard the model and every hospital's update as readable "

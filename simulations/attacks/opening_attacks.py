@@ -99,6 +99,14 @@ def false_burn(laboratory: Laboratory) -> float:
     return _difference(hospitals, first, lambda: _opened(_revised(first.run, others)))
 
 
+def false_lift(laboratory: Laboratory) -> float:
+    """The revision's contract states that the lock of the absent hospital was lifted."""
+    hospitals = _endorsing(laboratory.hospitals(4, CHANGING))
+    first = _opened(_run(hospitals))
+    absent = hospitals[0].name
+    return _difference(hospitals, first, lambda: _opened(_revised(first.run, hospitals[1:], lifted=(absent,))))
+
+
 def lying_burn(laboratory: Laboratory) -> float:
     """The member burns what it released, and the revision without it weighs the largest hospital's update anew."""
     hospitals = _endorsing(laboratory.hospitals(6, largest=3))
@@ -128,6 +136,11 @@ def unlocked() -> AbstractContextManager[None]:
     return replaced(
         (run_locks, "require_unlocked", lambda *_: None), (run_revisions, "require_unlocked", lambda *_: None)
     )
+
+
+def lifted_by_all() -> AbstractContextManager[None]:
+    """Let the staff of each hospital lift whatever lock a revision says was lifted."""
+    return replaced((run_revisions, "require_endorsed", lambda *_: None))
 
 
 def forgetting() -> AbstractContextManager[None]:
@@ -171,7 +184,7 @@ def _run(cohort: Sequence[Hospital], **changes: Any) -> Coordinator:
     return Coordinator(cohort, contract_of(cohort, initial=_model_id(cohort[0]), **changes)).begin()
 
 
-def _revised(run: Coordinator, cohort: Sequence[Hospital]) -> Coordinator:
+def _revised(run: Coordinator, cohort: Sequence[Hospital], lifted: Sequence[str] = ()) -> Coordinator:
     """Start a revision of a run from its first state, with this cohort."""
     old, certificates = run.contract, {of.name: of.site.certificate for of in run.cohort}
     chains = StatementChains(old, certificates)
@@ -185,6 +198,7 @@ def _revised(run: Coordinator, cohort: Sequence[Hospital]) -> Coordinator:
         nonce=secrets.token_hex(32),
         expires=int(time.time()) + DAY,
         bundle=NO_BUNDLE,
+        lifted=lifted,
     )
     return Coordinator(cohort, revision, list(run.statements)).begin()
 
@@ -217,5 +231,6 @@ OPENING_ATTACKS = {
     "openings-vault": Attack("G1", reinstalled_vault, unlocked, CHANCE),
     "openings-revision": Attack("G1", other_revision, unlocked, CHANCE),
     "openings-burn": Attack("G1", false_burn, unverified, CHANCE),
+    "openings-lifted": Attack("G1", false_lift, lifted_by_all, CHANCE),
     "openings-weights": Attack("G1", lying_burn, unlocked, CHANCE),
 }

@@ -96,5 +96,5 @@ LIMITS: Mapping[str, str] = {
     "no limit by more burns": "a lock would move only if as many members leave as may collude, or more have burned",
     "dead end by more burns": "a run that has lost one site could then not be completed: the rule is not in force",
     "burn of a lost machine": "an operator burns for a machine that had released: its update is the difference of two "
-    "sums; so the burn of a lost machine risks that site's own update, and nobody else's",
+    "sums; so the burn of a lost machine risks that site's own update, and nobody else's; so does a lifted lock",
 }

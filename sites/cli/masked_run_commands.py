@@ -1,17 +1,27 @@
-"""Commands about a site's masked runs: `fedpp-site endorse`, `burn` and `run-report`."""
+"""Commands about a site's masked runs: `fedpp-site endorse`, `burn`, `abandon`, `lift` and `run-report`."""
 
 import argparse
 import json
+import sys
+from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fedpp.cli import add_default, add_json, natural, path, sha256
+from fedpp.cli import add_default, add_json, natural, path, positive, sha256
 from fedpp.errors import ConfigError, VaultError
 from fedpp.texts import printable
 
-from .opening import PassphraseSource, add_domain, require_folder
+from .opening import PassphraseSource, add_domain, add_passphrase, require_folder, require_new
 
+if TYPE_CHECKING:
+    from fedpp.vault_api.vault_client import VaultClient
+
+    from ..vault.masked_runs.accepted_contract import AcceptedContract
+    from ..vault.masked_runs.run_site import JournalSite
+
+LIFT_DAYS = 30  # in which a vault may sign a revision by a lifted lock
 RUNS = "runs"  # in the domain folder, unless the vault's --runs names another
 _RUNS_HELP = "folder of the vault's masked runs (default: runs in the domain folder)"
 
@@ -58,18 +68,149 @@ def add_burn_arguments(to: argparse.ArgumentParser) -> None:
     """Add the arguments of `burn`."""
     to.add_argument("contract", type=sha256, metavar="CONTRACT", help="digest of the run's contract")
     to.add_argument("aggregate", type=sha256, metavar="AGGREGATE", help="the sum that this site has not released for")
-    to.add_argument("--vault", required=True, help="unix:/path/to/vault.sock, or HOST:PORT,tls=FOLDER")
+    _add_leaving(to)
 
 
-def burn(*, contract: str, aggregate: str, vault: str) -> int:
-    """Sign that this site's vault releases nothing in the next round; print the statement, for the coordinator.
+def burn(
+    *,
+    contract: str,
+    aggregate: str,
+    vault: str | None,
+    domain: Path | None,
+    passphrase: PassphraseSource,
+    runs: Path | None,
+    out: Path | None,
+) -> int:
+    """Sign that this site releases nothing in the next round, for the coordinator.
 
     The run then cannot continue with this site; the others can continue without it.
     """
+    from ..vault.masked_runs import run_locks
+
+    def ask(client: "VaultClient") -> str:
+        return client.burn(contract, aggregate)
+
+    def sign(of: "JournalSite", accepted: "AcceptedContract") -> str:
+        return run_locks.burn(of, accepted, aggregate)
+
+    return _leave(contract, vault, domain, passphrase, runs, out, ask, sign)
+
+
+def add_abandon_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `abandon`."""
+    to.add_argument("contract", type=sha256, metavar="CONTRACT", help="digest of the run's contract")
+    _add_leaving(to)
+
+
+def abandon(
+    *,
+    contract: str,
+    vault: str | None,
+    domain: Path | None,
+    passphrase: PassphraseSource,
+    runs: Path | None,
+    out: Path | None,
+) -> int:
+    """Leave a run, or a revision, that this site has not trained in, for good."""
+    from ..vault.masked_runs import run_admission
+
+    def sign(_: "JournalSite", accepted: "AcceptedContract") -> str:
+        return run_admission.abandon(accepted)
+
+    return _leave(contract, vault, domain, passphrase, runs, out, lambda client: client.abandon(contract), sign)
+
+
+def _add_leaving(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of commands that sign a statement at the vault, or in its place."""
+    to.add_argument("--vault", help="vault that runs: unix:/path/to/vault.sock, or HOST:PORT,tls=FOLDER")
+    to.add_argument("--domain", type=path, help="domain folder, where no vault runs and its folder of runs is there")
+    add_passphrase(to)
+    to.add_argument("--runs", type=path, help=_RUNS_HELP)
+    to.add_argument("--out", type=path, help="new file for the statement and those before it, for the coordinator")
+
+
+def _leave(
+    contract: str,
+    vault: str | None,
+    domain: Path | None,
+    passphrase: PassphraseSource,
+    runs: Path | None,
+    out: Path | None,
+    ask: "Callable[[VaultClient], str]",
+    sign: "Callable[[JournalSite, AcceptedContract], str]",
+) -> int:
+    """Let the vault sign, or without a vault sign with the keys and the journal; print or write the statement."""
+    from fedpp.files import replace
+    from fedpp.keys import key_store
+    from fedpp.protocol.run_statements import SignedStatement
     from fedpp.vault_api.vault_client import VaultClient
 
-    with VaultClient(vault) as client:
-        print(client.burn(contract, aggregate))
+    from ..vault.masked_runs.run_journal import RunJournal
+    from ..vault.masked_runs.run_locks import without_vault
+
+    if (vault is None) == (domain is None):
+        raise ConfigError("name the running --vault, or where none runs the --domain: one of both")
+    if out is not None:
+        require_new(out)
+    if vault is not None:
+        with VaultClient(vault) as client:
+            statement, known = ask(client), client.where(contract)
+    elif domain is not None:
+        require_folder(domain)
+        site = key_store.open_site(domain, passphrase.read())
+        with closing(RunJournal.reopen(runs or domain / RUNS, site)) as journal:
+            of, accepted = without_vault(site, journal, contract)
+            statement, known = sign(of, accepted), [each.to_json() for each in accepted.chains.after({})]
+    if out is None:
+        print(statement)
+        return 0
+    name = SignedStatement.from_json(statement).statement.site
+    own = [text for text in known if SignedStatement.from_json(text).statement.site == name]
+    replace(out, f"[{','.join(own)}]".encode())
+    print(printable(f"{out}  give it to the coordinator's operator"))
+    return 0
+
+
+def add_lift_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `lift`."""
+    to.add_argument("contract", type=sha256, metavar="CONTRACT", help="digest of the run's contract")
+    to.add_argument("round", type=positive, metavar="ROUND", help="round for which sites have released their masks")
+    to.add_argument("absent", metavar="SITE", help="site that is away, and cannot burn the round")
+    add_domain(to)
+    to.add_argument("--runs", type=path, help=_RUNS_HELP)
+    to.add_argument("--accept-risk", action="store_true", help="confirm what the command says that it puts at risk")
+
+
+def lift(
+    *,
+    contract: str,
+    round: int,  # noqa: A002
+    absent: str,
+    domain: Path,
+    passphrase: PassphraseSource,
+    runs: Path | None,
+    accept_risk: bool,
+) -> int:
+    """Let this site's vault continue a run without a site that is away and has not burned the round."""
+    from fedpp.keys import key_store
+
+    from ..vault.masked_runs.run_endorsements import lift as write
+
+    folder = runs or domain / RUNS
+    risk = (
+        f"{absent} has trained for round {round}, and has not signed that it released nothing. If it has released its "
+        f"mask, or a copy of its vault does, whoever has that mask can compute the update of {absent} from two sums. "
+        "The run's reports will show that this lock was lifted."
+    )
+    if not accept_risk:
+        raise ConfigError(f"{risk} If {absent} cannot sign a burn, confirm with --accept-risk")
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder of runs: name that of this site's vault with --runs")
+    require_folder(domain)
+    site = key_store.open_site(domain, passphrase.read())
+    write(folder, site, contract, round, absent, datetime.now(UTC) + timedelta(days=LIFT_DAYS))
+    print(printable(risk), file=sys.stderr)
+    print(printable(f"lifted the lock of {absent} in round {round}; the vault logs its use, within {LIFT_DAYS} days"))
     return 0
 
 
@@ -92,6 +233,8 @@ def run_report(*, runs: Path, as_json: bool) -> int:
         return 0
     for report in reports:
         print(printable(f"contract {report['contract'][:16]} of {', '.join(report['sites'])}"))
+        for lock in report["lifted"]:
+            print(printable(f"  round {lock['round']}, lock lifted without a burn: {lock['site']}, update at risk"))
         for row in report["rounds"]:
             shown = ", ".join(
                 f"{name} {row[name]:.4f}" for name in ("loss", "accuracy", "auc") if row[name] is not None
@@ -116,6 +259,7 @@ def _report(file: Path) -> dict[str, Any]:
             rounds.append({"state": int(number), "split": split, "examples": counts.examples, **figures})
         return {
             "contract": str(read["contract"]),
+            "lifted": [{"round": int(lock["round"]), "site": str(lock["site"])} for lock in read["lifted"]],
             "sites": list(map(str, read["sites"])),
             "rounds": sorted(rounds, key=lambda row: (row["split"] != "validation", row["state"])),
         }

@@ -45,6 +45,11 @@ PROGRAM = Program(
             "masked_run_commands:endorse", "Let masked runs start from a model, or this site join a run at a state"
         ),
         "burn": Command("masked_run_commands:burn", "Sign that this site releases nothing in a run's next round"),
+        "abandon": Command("masked_run_commands:abandon", "Leave a run that this site has not trained in"),
+        "lift": Command(
+            "masked_run_commands:lift",
+            "Let a run continue without a site that has not burned its round, at that site's risk",
+        ),
         "run-report": Command("masked_run_commands:run_report", "Print this site's own figures of its masked runs"),
         "vault-tls": Command(
             "vault_commands:vault_tls", "Create certificates for a vault and a trainer on two machines"

@@ -148,6 +148,13 @@ def report(query: Query) -> RecordDict:
         return masked_messages.stated(vault.report_run(request.contract))
 
 
+def abandon(query: Query) -> RecordDict:
+    """Relay the vault's statement that it leaves a contract, which the coordinator gives up."""
+    request = masked_messages.ContractRequest.read(query.content)
+    with _vault(query) as vault:
+        return masked_messages.stated(vault.abandon(request.contract))
+
+
 HANDLERS: Mapping[str, Callable[[Query], RecordDict]] = {
     masked_messages.ACCEPT_RUN: accept_run,
     masked_messages.REVEAL_COIN: reveal_coin,
@@ -159,6 +166,7 @@ HANDLERS: Mapping[str, Callable[[Query], RecordDict]] = {
     masked_messages.FETCH: fetch,
     masked_messages.LOAD: load,
     masked_messages.REPORT: report,
+    masked_messages.ABANDON: abandon,
 }
 """The handler of each message of a masked run, by Flower's type of the message."""
 

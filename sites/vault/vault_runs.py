@@ -17,6 +17,7 @@ from fedpp.aggregation.linear_check import CARRY
 from fedpp.aggregation.ring import CHUNK
 from fedpp.config.run_config import MAX_SITES
 from fedpp.errors import VaultError
+from fedpp.protocol.run_contract import RunContract
 from fedpp.values import is_hex
 from fedpp.vault_api import chunks, vault_pb2, vault_pb2_grpc
 from fedpp.vault_api.run_calls import LOGITS, UPDATE
@@ -52,7 +53,11 @@ class VaultRuns(vault_pb2_grpc.MaskedRunsServicer):
             texts = _Texts(first.certificates)
             for part in requests:
                 texts.add(part.certificates)
-            return _stated(call, self._member.accept(first.contract, texts.all))
+            statement = self._member.accept(first.contract, texts.all)
+            contract = RunContract.from_json(first.contract)
+            lifted = ", ".join(f"{at.site} in round {at.round}" for at in contract.lifted)
+            call.add(contract=contract.digest, **({"lifted": lifted} if lifted else {}))
+            return _stated(call, statement)
 
     def RevealCoin(self, requests: Requests, context: grpc.ServicerContext) -> vault_pb2.StatementReply:  # noqa: N802
         """Reveal the site's coin."""
@@ -130,7 +135,7 @@ class VaultRuns(vault_pb2_grpc.MaskedRunsServicer):
     def FindStatements(  # noqa: N802
         self, request: vault_pb2.FindRequest, context: grpc.ServicerContext
     ) -> Iterator[vault_pb2.StatementReply]:
-        """Stream all statements of the runs of a nonce."""
+        """Stream all statements of the runs of a nonce, or of the contract of a digest."""
         with recording("FindStatements", context, self._append) as call:
             if not is_hex(request.nonce):
                 raise VaultError(f"a run's nonce is 64 hexadecimal digits, got {request.nonce!r:.80}")

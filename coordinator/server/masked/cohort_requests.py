@@ -86,7 +86,7 @@ class CohortRequests:
     def nodes(self) -> dict[str, int]:
         """Return the node of each member that is admitted."""
         names = self._store.chains.contract.names
-        return {site.name: node for node, site in self._admissions.admitted.sites.items() if site.name in names}
+        return {name: node for name, node in self._admissions.nodes().items() if name in names}
 
     def carry_out(self, request: PhaseRequest) -> None:
         """Send a phase's request to the members until all have done their part, or enough when the time is over.
@@ -120,6 +120,17 @@ class CohortRequests:
         for _, reply in exchange.replies(self._config.round_seconds):
             return messages.content_of(reply)
         raise FederationError("no reply in time")
+
+    def compared(self) -> list[SignedStatement]:
+        """Take what the members have signed that is not known here, as after a lost disk; return it."""
+        where = masked_messages.WhereRequest(self._store.chains.contract.nonce)
+        new: list[SignedStatement] = []
+        for name in self.nodes():
+            with suppress(FederationError):
+                content = self.reply_of(name, masked_messages.WHERE, RecordDict({messages.CONFIG: where.to_record()}))
+                texts = masked_messages.statements_of(content)
+                new += self._store.add_all([SignedStatement.from_json(text) for text in texts])
+        return new
 
     def sealed_state(self, site: str) -> bytes:
         """Return the newest state of a member, sealed; raise `FederationError` if it sends none."""
@@ -259,13 +270,7 @@ class CohortRequests:
         if request.what in self._compared:
             return
         self._compared.add(request.what)
-        where = masked_messages.WhereRequest(self._store.chains.contract.nonce)
-        new: list[SignedStatement] = []
-        for name in self.nodes():
-            with suppress(FederationError):
-                content = self.reply_of(name, masked_messages.WHERE, RecordDict({messages.CONFIG: where.to_record()}))
-                texts = masked_messages.statements_of(content)
-                new += self._store.add_all([SignedStatement.from_json(text) for text in texts])
+        new = self.compared()
         if any(of.statement.round > request.number or of.statement.purpose == "step" for of in new):
             self._folder.note(f"{request.what}: the members have {len(new)} statements that were not known here")
             self._exchange.abandon()

@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 
 from flwr.serverapp import Grid
@@ -22,30 +23,31 @@ from fedpp.protocol.new_contract import first_contract, lowered_weights
 from fedpp.protocol.run_contract import FRESH, VALIDITY, RunContract
 from fedpp.protocol.run_record import SEALED, FederationRecord, RoundRecord
 
+from .abandonment import GivenUp
 from .cohort_requests import CohortRequests
 from .masked_run import MaskedRun
 from .run_course import RunCourse
-from .run_revision import EarlierRounds, without
+from .run_revision import EarlierRounds, started, without
 from .statement_store import Cohort, CohortFile, StatementStore
 
 
 def federate(grid: Grid, config: RunConfig, folder: RunState, progress: ProgressFile) -> FederationRecord:
     """Carry out a masked run, or what is left of it, and write its result; return its record."""
-    card = DomainCard.from_json(config.card)
+    card, cohort = DomainCard.from_json(config.card), _known_cohort(folder)
     nonce = folder.nonce(secrets.token_hex(NONCE_BYTES))
     expires = folder.expires(int(time.time() + VALIDITY.total_seconds()))
     bundle, names = grid.run.fab_hash or NO_BUNDLE, CoordinatorNames.of_run(config.coordinator)
     run = Run(card.ca_key, card.fingerprint, nonce, str(grid.run.run_id), bundle, names)
     admissions = Admissions(grid, run, card.n, folder.note, folder.require_not_stopped)
-    cohort = CohortFile(folder).load()
     if cohort is None:
         cohort = _cohort(config, admissions.wait(config), run, expires)
         _explain(cohort.contract, folder)
         patiently(partial(CohortFile(folder).write, cohort), config.wait_seconds, folder)
     else:
-        cohort = _revised(cohort, folder, config)
+        cohort = _revised(cohort, folder, config, expires)
         # Its sites may be busy with the round.
         admissions.wait(config, set(cohort.contract.names), config.round_seconds)
+    GivenUp(folder).ask(grid, admissions.nodes())
     store = StatementStore(folder, cohort, config.wait_seconds)
     earlier = EarlierRounds.of(folder, cohort, config.wait_seconds)
     requests = CohortRequests(grid, config, admissions, folder, progress, store, cohort)
@@ -53,7 +55,9 @@ def federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progress
     try:
         course, reports = masked_run.carry_out(), masked_run.reports()
     except FederationError as error:
-        _require_revision(cohort, store, folder, error)
+        if _is_given_up(cohort, store, requests, folder, error):
+            _give_up(cohort, folder)
+            GivenUp(folder).ask(grid, admissions.nodes())
         raise
     model = CertifiedModel(cohort.contract, cohort.certificates, course.certificate, _sealed(requests, course))
     content = model.to_bytes()
@@ -62,11 +66,17 @@ def federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progress
     return _record(config, card, run, cohort, seconds, course, reports, admissions.admitted.refused)
 
 
-def _revised(cohort: Cohort, folder: RunState, config: RunConfig) -> Cohort:
+def _revised(cohort: Cohort, folder: RunState, config: RunConfig, expires: int) -> Cohort:
     """Return the cohort without the sites that the operator left out of the resumed run."""
     leaving = set(folder.left_out()) & set(cohort.contract.names)
     if leaving:
-        cohort = without(folder, cohort, leaving, config.wait_seconds)
+        begun = started(folder, cohort, config.wait_seconds)
+        while cohort.contract.digest != begun.contract.digest and cohort.parent is not None:
+            GivenUp(folder).add(cohort.contract)
+            cohort = cohort.parent
+        leaving = set(folder.left_out()) & set(cohort.contract.names)
+        until = expires - len(GivenUp(folder).contracts())  # so that it is none that was given up
+        cohort = without(folder, cohort, leaving, config.wait_seconds, until, set(folder.lifted()) & leaving)
         patiently(partial(CohortFile(folder).write, cohort), config.wait_seconds, folder)
         contract = cohort.contract
         folder.note(
@@ -78,12 +88,49 @@ def _revised(cohort: Cohort, folder: RunState, config: RunConfig) -> Cohort:
     return cohort
 
 
-def _require_revision(cohort: Cohort, store: StatementStore, folder: RunState, error: FederationError) -> None:
-    """Return to the contract before a revision that not all its members accepted."""
-    accepted = store.chains.of("accept").keys() >= set(cohort.contract.names)
-    if cohort.parent is not None and not accepted and not isinstance(error, StoppedError):
+def _known_cohort(folder: RunState) -> Cohort | None:
+    """Return the cohort of a run that is resumed, or None; complete what a crash left of giving a contract up."""
+    cohort = CohortFile(folder).load()
+    if cohort is not None and cohort.contract.digest in GivenUp(folder).contracts():
+        _give_up(cohort, folder)
+        return cohort.parent
+    return cohort
+
+
+def _is_given_up(
+    cohort: Cohort, store: StatementStore, requests: CohortRequests, folder: RunState, error: FederationError
+) -> bool:
+    """Tell whether a contract did not start, and is not worth keeping: a resumed run makes another one.
+
+    A revision is kept once all coins are known, since its members may have left the run before it, and if the operator
+    stopped it. Where statements are missing here alone, the members that are there have them.
+    """
+    stopped, names = isinstance(error, StoppedError), set(cohort.contract.names)
+
+    def is_started() -> bool:
+        first = cohort.contract.start_round
+        signed = store.chains.of("start", first) if cohort.parent is None else store.chains.of("coin")
+        return signed.keys() >= names
+
+    if is_started() or (stopped and cohort.parent is not None):
+        return False
+    if not stopped:
+        with suppress(FederationError):
+            requests.compared()
+    return not is_started() and (cohort.parent is not None or not (folder.folder / "updates").exists())
+
+
+def _give_up(cohort: Cohort, folder: RunState) -> None:
+    """Return to the contract before one that did not start, or to none."""
+    contract = cohort.contract
+    GivenUp(folder).add(contract)
+    if cohort.parent is None:
+        folder.renew(secrets.token_hex(NONCE_BYTES))
+        CohortFile(folder).remove()
+        folder.note(f"contract {contract.digest[:16]} did not start: a resumed run makes another one")
+    else:
         CohortFile(folder).write(cohort.parent)
-        folder.note(f"revision {cohort.contract.revision} was not accepted: a resumed run has all its sites again")
+        folder.note(f"revision {contract.revision} was not accepted: a resumed run has all its sites again")
 
 
 def _cohort(config: RunConfig, admission: Admission, run: Run, expires: int) -> Cohort:
@@ -106,6 +153,9 @@ def _cohort(config: RunConfig, admission: Admission, run: Run, expires: int) -> 
 
 def _explain(contract: RunContract, folder: RunState) -> None:
     """Log what an operator should know of a contract."""
+    folder.note(f"contract {contract.digest}")
+    for lock in contract.lifted:
+        folder.note(f"{lock.site} has not burned round {lock.round}, and its lock was lifted: its update is at risk")
     for site, (sequences, weight) in lowered_weights(contract).items():
         folder.note(f"{site} counts {weight} of its {sequences} training sequences: no site outweighs the others")
     if contract.n == 2:
@@ -165,4 +215,5 @@ def _record(
         chosen=course.schedule.chosen,
         contract=cohort.contract.digest,
         certified=course.certificate.signers,
+        lifted=tuple(f"{lock.site}, round {lock.round}" for lock in cohort.contract.lifted),
     )

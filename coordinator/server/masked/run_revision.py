@@ -12,6 +12,7 @@ from fedpp.errors import FederationError
 from fedpp.protocol.new_contract import revised_contract
 from fedpp.protocol.run_contract import RunContract
 from fedpp.protocol.run_statements import SignedStatement
+from fedpp.protocol.statement_chains import listed
 
 from .run_course import RunCourse, course_of
 from .statement_store import Cohort, StatementStore
@@ -39,12 +40,80 @@ class EarlierRounds:
         return cls(course, store.since(until - 1), {**(before.seconds if before else {}), **seconds})
 
 
-def without(folder: RunState, cohort: Cohort, leaving: Collection[str], wait_seconds: float) -> Cohort:
-    """Return the cohort of a revision that these sites are not in; raise `FederationError` if there can be none."""
-    contract, before = cohort.contract, EarlierRounds.of(folder, cohort, wait_seconds)
-    course = course_of(StatementStore(folder, cohort, wait_seconds).chains, before.course if before else None)
+def newest_course(folder: RunState, cohort: Cohort, wait_seconds: float) -> RunCourse | None:
+    """Return what a run came to under its newest contract; None before all members have started it."""
+    before = EarlierRounds.of(folder, cohort, wait_seconds)
+    return course_of(StatementStore(folder, cohort, wait_seconds).chains, before.course if before else None)
+
+
+def started(folder: RunState, cohort: Cohort, wait_seconds: float) -> Cohort:
+    """Return the newest cohort of a run that has started; raise `FederationError` if there is none."""
+    if newest_course(folder, cohort, wait_seconds) is not None:
+        return cohort
+    if cohort.parent is None:
+        raise FederationError("the run has not started: resume it with the sites that are there, without --without")
+    return started(folder, cohort.parent, wait_seconds)
+
+
+def take_burn(folder: RunState, cohort: Cohort, text: str, leaving: Collection[str]) -> None:
+    """Verify and keep the statements of a leaving site, the last of which burns the round that is next.
+
+    `text` is what `fedpp-site burn --out` wrote; raises `FederationError` for anything else.
+    """
+    course, signed = newest_course(folder, cohort, 0.0), listed(text)
+    digest = cohort.contract.digest
+    if course is None or not signed or any(each.statement.contract != digest for each in signed):
+        raise FederationError(f"it has no statement of the run's contract, {digest}, alone: burn that one")
+    of = max(signed, key=lambda each: each.statement.place).statement
+    due = ("burn", course.number + 1, course.certificate.state)
+    if (of.purpose, of.round, of.base) != due or of.site not in leaving:
+        raise FederationError(
+            f"it ends with {of.purpose} of round {of.round} by {of.site}: due is a burn of round {due[1]} by a site of "
+            "--without"
+        )
+    StatementStore(folder, cohort, 0.0).add_all(signed)
+
+
+def require_unlocked(folder: RunState, cohort: Cohort, leaving: Collection[str], lifted: Collection[str]) -> None:
+    """Raise `FederationError` if members released their masks for the next round, and a leaving site did not burn it.
+
+    The vaults decide; this says before they are asked what is missing, as far as it is known here.
+    """
+    course, chains = newest_course(folder, cohort, 0.0), StatementStore(folder, cohort, 0.0).chains
     if course is None:
-        raise FederationError("the run has not started: start a new one without the site that is away")
+        return
+    number, digest = course.number + 1, cohort.contract.digest
+    released, burned = chains.of("release", number), chains.of("burn", number)
+    if done := sorted(released.keys() & set(leaving)):
+        raise FederationError(
+            f"{done[0]} has released its mask for round {number}, which needs it no more: resume the run with all its "
+            "sites, and leave it out after that round"
+        )
+    missing = sorted(set(leaving) - burned.keys() - set(lifted))
+    if released and missing:
+        aggregate = next(iter(released.values())).statement.facts["aggregate"]
+        raise FederationError(
+            f"{len(released)} sites have released their masks for round {number}, and {missing[0]} has not burned it: "
+            f"--burn takes what `fedpp-site burn {digest} {aggregate} --out FILE` writes there; if it cannot, "
+            f"--lifted {missing[0]} after `fedpp-site lift {digest} {number} {missing[0]!r}` at all others, at its risk"
+        )
+
+
+def without(
+    folder: RunState,
+    cohort: Cohort,
+    leaving: Collection[str],
+    wait_seconds: float,
+    expires: int,
+    lifted: Collection[str] = (),
+) -> Cohort:
+    """Return the cohort of a revision that these sites are not in; raise `FederationError` if there can be none.
+
+    `expires` is the end of its contract, `lifted` are those of them whose locks the staff of all others lifted.
+    """
+    contract, course = cohort.contract, newest_course(folder, cohort, wait_seconds)
+    if course is None:
+        raise FederationError("the run has not started: resume it with the sites that are there, without --without")
     staying = tuple(site for site in cohort.sites if site.name not in leaving)
     certificates = {name: of for name, of in cohort.by_site().items() if name not in leaving}
     revised = revised_contract(
@@ -53,9 +122,10 @@ def without(folder: RunState, cohort: Cohort, leaving: Collection[str], wait_sec
         staying,
         certificates,
         nonce=contract.nonce,
-        expires=contract.expires,  # so that a repeated request makes the same contract
+        expires=expires,
         bundle=contract.bundle,
         earlier=_contracts(cohort.parent),
+        lifted=lifted,
     )
     datasets = {name: of for name, of in cohort.datasets.items() if name not in leaving}
     return Cohort(revised, tuple(certificates[name] for name in revised.names), staying, datasets, cohort)

@@ -76,6 +76,10 @@ class CohortFile:
         """Write the cohort, before any member is sent its contract."""
         self.folder.write(self.path, _facts(cohort))
 
+    def remove(self) -> None:
+        """Remove the file, before another contract is made."""
+        self.path.unlink(missing_ok=True)
+
 
 def _facts(cohort: Cohort) -> dict[str, Any]:
     return {
@@ -109,7 +113,7 @@ class StatementStore:
         revision = cohort.contract.revision
         self._journal = folder.folder / (f"statements-{revision}" if revision else "statements")
         self._updates = folder.folder / "updates"
-        lines = list(_whole_lines(self._journal))
+        lines = [line for line in _whole_lines(self._journal) if _is_of(cohort.contract, line)]
         kept = {signed.digest: signed for signed in map(_signed, lines) if signed}
         self.chains = StatementChains.restored(cohort.contract, cohort.by_site(), kept.values())
         for line in lines:
@@ -194,6 +198,11 @@ class StatementStore:
 
 def _signed(line: Mapping[str, Any]) -> SignedStatement | None:
     return SignedStatement.from_mapping(line["signed"]) if "signed" in line else None
+
+
+def _is_of(contract: RunContract, line: Mapping[str, Any]) -> bool:
+    """Tell whether a line is of this contract, and not of one of the same number that was given up before it."""
+    return "signed" not in line or line["signed"]["statement"]["contract"] == contract.digest
 
 
 def _append(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

@@ -14,7 +14,7 @@ from fedpp.protocol.state_certificate import StateCertificate
 from fedpp.protocol.statement_chains import StatementChains
 
 from . import run_refusals
-from .run_site import RunSite, noted, refused
+from .run_site import JournalSite, noted, refused
 
 ACTIVE, ENDED, ABANDONED, SUCCEEDED, RESTORED = "", "ended", "abandoned", "succeeded", "restored"
 
@@ -22,14 +22,14 @@ ACTIVE, ENDED, ABANDONED, SUCCEEDED, RESTORED = "", "ended", "abandoned", "succe
 class AcceptedContract:
     """One contract in the journal; other members' statements are verified once, and stored before they count."""
 
-    def __init__(self, of: RunSite, contract: RunContract, certificates: Mapping[str, Certificate]) -> None:
+    def __init__(self, of: JournalSite, contract: RunContract, certificates: Mapping[str, Certificate]) -> None:
         """Read the statements that are stored."""
         self._of, self.contract, self.certificates = of, contract, certificates
         self._read: dict[str, SignedStatement] = {}  # stored since the start, by their texts
         self.chains = self._stored()
 
     @classmethod
-    def load(cls, of: RunSite, digest: str) -> "AcceptedContract":
+    def load(cls, of: JournalSite, digest: str) -> "AcceptedContract":
         """Return the contract of this digest; raise `VaultError` if this site has not accepted it."""
         if digest not in of.contracts:
             row = of.journal.row("contracts", "text, certificates", digest=digest)
@@ -50,6 +50,14 @@ class AcceptedContract:
     def own(self) -> CohortMember:
         """Return the contract's entry of this site."""
         return self.contract.member(self._of.name)
+
+    @cached_property
+    def origin(self) -> str:
+        """Return the nonce of the first contract of the run that this site knows; its revisions share what it made."""
+        nonce, parent = self.contract.nonce, self.contract.parent.contract if self.contract.parent else ""
+        while row := self._of.journal.row("contracts", "nonce, parent", digest=parent):
+            nonce, parent = row
+        return nonce
 
     @cached_property
     def run(self) -> str:
@@ -73,6 +81,12 @@ class AcceptedContract:
     def read(self, text: str) -> SignedStatement:
         """Parse a statement; one that is stored already, as most of a request are, is not parsed again."""
         return self._read.get(text) or SignedStatement.from_json(text)
+
+    def require_unsucceeded(self) -> None:
+        """Raise `VaultError` if this site revealed its coin in a revision, and has not abandoned that."""
+        for ended, started in self._of.journal.rows("contracts", "ended, started", parent=self.digest):
+            if started is not None and ended != ABANDONED:
+                raise VaultError(run_refusals.OVER)
 
     def take(self, signed: Sequence[SignedStatement]) -> None:
         """Verify and store statements of the members; raise `FederationError` or `VaultError` if one is refused."""

@@ -31,7 +31,6 @@ from .accepted_contract import ENDED, AcceptedContract
 from .own_report import OwnReport
 from .own_update import OwnUpdate, UpdateInputs
 from .run_locks import RoundContext, lock, require_free
-from .run_revisions import require_unsucceeded
 from .run_site import RunSite, refused
 from .run_stages import RunStages
 
@@ -165,18 +164,6 @@ class MemberRound:
                 self.accepted.end(ENDED)
         return statement
 
-    def burn(self, aggregate: str) -> str:
-        """Sign that nothing was released in this round, and that nothing will be; forget the site's own mask."""
-        if signed := self._mine("burn"):
-            return signed.to_json()
-        self._require_open()
-        if self.of.journal.row("releases", "context", context=self.at.id) is not None:
-            raise VaultError(run_refusals.RELEASED)
-        with self.accepted.writing():
-            self.of.journal.insert("burns", context=self.at.id)
-            self.of.journal.delete("seeds", context=self.at.id)
-            return self._sign("burn", {"aggregate": aggregate})
-
     def _mine(self, purpose: Purpose) -> SignedStatement | None:
         signed = self.accepted.mine(purpose, self.at.number)
         if signed is not None and signed.statement.base != self.at.base:
@@ -190,7 +177,7 @@ class MemberRound:
     def _require_open(self) -> None:
         """Raise `VaultError` if the site signs nothing new in this round."""
         self.accepted.require_active()
-        require_unsucceeded(self.of, self.accepted)
+        self.accepted.require_unsucceeded()
         if self.is_past:
             raise VaultError(run_refusals.OTHER_ROUND)
 

@@ -56,6 +56,7 @@ class OwnReport:
             return
         content = {
             "contract": self.contract.digest,
+            "lifted": [lock.to_mapping() for lock in self.contract.lifted],
             "nonce": self.contract.nonce,
             "rounds": {**known, name: counts.to_mapping()},
             "sites": list(self.contract.names),

@@ -120,7 +120,7 @@ def make(
 
 def keep(of: RunSite, accepted: AcceptedContract, stage: RunStage, inputs: UpdateInputs, own: OwnUpdate) -> None:
     """Store the update of the round that follows a stage, and forget those of earlier rounds, within `writing`."""
-    content, nonce, number = canonical(own.counts.to_mapping()), accepted.contract.nonce, stage.number + 1
+    content, nonce, number = canonical(own.counts.to_mapping()), accepted.origin, stage.number + 1
     for (earlier,) in of.journal.rows("updates", "DISTINCT round", nonce=nonce):
         if earlier < number:
             of.journal.delete("updates", nonce=nonce, round=earlier)

@@ -5,7 +5,9 @@ only repeat a start, finds a contract whose fresh weights serve them.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -19,11 +21,11 @@ from fedpp.protocol.run_statements import coin_hash
 from fedpp.protocol.state_certificate import LACKS_STATE
 
 from . import run_refusals
-from .accepted_contract import ABANDONED, SUCCEEDED, AcceptedContract
+from .accepted_contract import ABANDONED, ACTIVE, RESTORED, SUCCEEDED, AcceptedContract
 from .run_endorsements import endorsed_state, require_endorsed
 from .run_limits import require_limits, require_starts
 from .run_revisions import base_of, leave_parent, parent_of, require_continuing, require_successor
-from .run_site import RunSite
+from .run_site import JournalSite, RunSite
 from .run_stages import RunStages
 
 
@@ -63,7 +65,9 @@ def accept(of: RunSite, text: str, certificates: Sequence[str]) -> str:
             "key": key.public_key().public_bytes_raw().hex(),
             "coin_hash": coin_hash(contract.digest, of.name, _coin(of, contract)),
         }
-        return accepted.sign("accept", facts)
+        statement = accepted.sign("accept", facts)
+    of.journal.remove_unnamed()
+    return statement
 
 
 def reveal_coin(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> str:
@@ -90,7 +94,7 @@ def start(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> str:
         return signed.to_json()
     accepted.require_active()
     run, stage = accepted.run, _first_stage(of, accepted, stages)
-    with stages.adding(accepted, stage) as digest:
+    with stages.adding(accepted, stage, stages.chosen(accepted, stage)) as digest:
         leave_parent(of, accepted)
         return accepted.sign("start", {"state": digest}, run=run, number=first)
 
@@ -111,14 +115,58 @@ def abandon(accepted: AcceptedContract) -> str:
         return accepted.sign("abandon", {})
 
 
-def forget_ended(of: RunSite) -> None:
-    """Forget the ephemeral keys, own masks and updates of runs that have ended or expired, within `writing`."""
-    for digest, nonce, text, ended in of.journal.rows("contracts", "digest, nonce, text, ended"):
-        if ended or RunContract.from_json(text).expires <= of.now().timestamp():
+def forget_ended(of: JournalSite) -> None:
+    """Forget keys, own masks, updates and states that no run needs any more, within `writing`.
+
+    A run that has ended keeps its last states until it expires, for who asks again. One that a revision has replaced
+    keeps them until the revision has a state of its own: another revision may still start from them.
+    """
+    known = {row[0]: _Known(*row) for row in of.journal.rows("contracts", "digest, nonce, parent, text, ended")}
+    now, needed = of.now().timestamp(), set()
+    for digest, contract in known.items():
+        over = contract.expires <= now
+        revisions = [each for each in known.values() if each.parent == digest and each.ended != ABANDONED]
+        if not over and (contract.ended == ACTIVE or (contract.ended == SUCCEEDED and not revisions)):
+            needed.add(_origin(known, digest))
+        if over or contract.ended != ACTIVE:
             of.journal.update("contracts", {"key": None}, digest=digest)
             of.journal.delete("seeds", contract=digest)
-            if ended != SUCCEEDED:
-                of.journal.delete("updates", nonce=nonce)
+        left = contract.ended in {ABANDONED, RESTORED} or any(_has_stepped(of, known, each) for each in revisions)
+        if over or left:
+            of.journal.delete("stages", contract=digest)
+    for (nonce,) in of.journal.rows("updates", "DISTINCT nonce"):
+        if nonce not in needed:
+            of.journal.delete("updates", nonce=nonce)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A contract in the journal."""
+
+    digest: str
+    nonce: str
+    parent: str
+    text: str
+    ended: str
+
+    @cached_property
+    def expires(self) -> int:
+        return RunContract.from_json(self.text).expires
+
+
+def _origin(known: Mapping[str, _Known], digest: str) -> str:
+    """Return the nonce under which the updates of a run are stored (`AcceptedContract.origin`)."""
+    while known[digest].parent in known:
+        digest = known[digest].parent
+    return known[digest].nonce
+
+
+def _has_stepped(of: JournalSite, known: Mapping[str, _Known], revision: _Known) -> bool:
+    """Tell whether this site has a later state of a revision, or of its own revisions, than its first one."""
+    start = RunContract.from_json(revision.text).start_round
+    later = [each for each in known.values() if each.parent == revision.digest and each.ended != ABANDONED]
+    numbers = [number for (number,) in of.journal.rows("stages", "round", contract=revision.digest)]
+    return max(numbers, default=start) > start or any(_has_stepped(of, known, each) for each in later)
 
 
 def _coin(of: RunSite, contract: RunContract) -> str:

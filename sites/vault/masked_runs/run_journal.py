@@ -33,9 +33,9 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE contracts (
     digest TEXT PRIMARY KEY, nonce TEXT NOT NULL, revision INTEGER NOT NULL, parent TEXT NOT NULL,
     text TEXT NOT NULL, certificates TEXT NOT NULL, accepted INTEGER NOT NULL, started INTEGER,
-    ended TEXT NOT NULL DEFAULT '', key BLOB,
-    UNIQUE (nonce, revision)
+    ended TEXT NOT NULL DEFAULT '', key BLOB
 ) STRICT;
+CREATE UNIQUE INDEX one_of_nonce ON contracts (nonce, revision) WHERE ended != 'abandoned';
 CREATE TABLE statements (
     contract TEXT NOT NULL, site TEXT NOT NULL, place INTEGER NOT NULL, text TEXT NOT NULL,
     PRIMARY KEY (contract, site, place)
@@ -96,6 +96,16 @@ class RunJournal:
             os.close(lock)
             raise
         return journal
+
+    @classmethod
+    def reopen(cls, folder: Path, site: Site) -> Self:
+        """Open a journal that is there, while no vault runs on it; raise `VaultError` where there is none."""
+        if not (folder / DATABASE).is_file():
+            raise VaultError(
+                f"there is no journal of runs in {folder}: without it nobody knows what this site has released, and "
+                "nothing is signed; name its --runs, or see how-to/restore_a_site.md"
+            )
+        return cls.open(folder, site)
 
     def close(self) -> None:
         """Leave the journal to another process."""

@@ -18,7 +18,7 @@ from fedpp.errors import DomainMismatchError, FederationError, PolicyError, Vaul
 from fedpp.protocol.run_contract import FRESH, CohortMember, RunContract, certificate_hash
 from fedpp.protocol.run_spec import RunSpec
 
-from .accepted_contract import AcceptedContract
+from .accepted_contract import ABANDONED, AcceptedContract
 from .run_site import RunSite
 
 MAX_UNFINISHED = 2  # contracts at a time
@@ -183,9 +183,10 @@ def _require_room(of: RunSite, contract: RunContract, limits: RunLimits) -> None
         )
     if len(unfinished) >= MAX_UNFINISHED:
         raise VaultError(f"this vault has {len(unfinished)} unfinished runs, and has {MAX_UNFINISHED} at most: end one")
-    if of.journal.row("contracts", "digest", nonce=contract.nonce, revision=contract.revision) is not None:
+    same = of.journal.rows("contracts", "ended", nonce=contract.nonce, revision=contract.revision)
+    if any(ended != ABANDONED for (ended,) in same):
         raise FederationError("this vault has accepted another contract of that nonce: draw a new one")
-    accepted = _since(of, "accepted", YEAR, first_only=True)
+    accepted = _since(of, "accepted", YEAR, runs=True)
     if contract.revision == 0 and accepted >= limits.max_runs:
         raise PolicyError(
             f"this site took part in {accepted} runs within a year, and its policy allows {limits.max_runs}: "
@@ -193,8 +194,9 @@ def _require_room(of: RunSite, contract: RunContract, limits: RunLimits) -> None
         )
 
 
-def _since(of: RunSite, column: str, span: timedelta, *, first_only: bool = False) -> int:
-    """Count the contracts whose time in a column is within a span before now."""
+def _since(of: RunSite, column: str, span: timedelta, *, runs: bool = False) -> int:
+    """Count the contracts whose time in a column is within a span before now; of `runs`, which were not abandoned."""
     begin = int((of.now() - span).timestamp())
-    rows = of.journal.rows("contracts", f"{column}, revision")
-    return sum(at is not None and at > begin and not (first_only and revision) for at, revision in rows)
+    rows = of.journal.rows("contracts", f"{column}, revision, ended")
+    counted = [at for at, revision, ended in rows if not (runs and (revision or ended == ABANDONED))]
+    return sum(at is not None and at > begin for at in counted)

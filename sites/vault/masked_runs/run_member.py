@@ -12,7 +12,7 @@ attacks. One request is processed at a time; a repeated request gets the first r
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from threading import RLock
 
 import numpy as np
@@ -28,13 +28,14 @@ from fedpp.keys.sealed_stage import SealedStage
 from fedpp.protocol.run_contract import NO_HASH
 from fedpp.protocol.state_certificate import LACKS_STATE
 
-from . import own_report, run_admission, run_revisions
+from . import own_report, run_admission, run_locks, run_revisions
 from .accepted_contract import AcceptedContract
 from .member_rounds import MemberRound, RoundShapes
 from .run_journal import RunJournal
 from .run_site import LogHead, RunSite, refused
 from .run_stages import RunStages
 
+TIDY = timedelta(hours=1)
 _STAGE_VALUE_BYTES = 33  # of a weight and its moments, in float64, with a seal of 20 bytes for each MiB
 _STAGE_FACT_BYTES = 2**25  # at most: counts of a thousand classes
 
@@ -57,9 +58,10 @@ class RunMember:
         now: Callable[[], datetime] = _now,
     ) -> None:
         """Take part as this site, with an open journal; `policy` is read for each request."""
-        self._of = RunSite(site, dataset, journal, policy, log_head, now)
+        self._of = RunSite(site=site, dataset=dataset, journal=journal, policy=policy, log_head=log_head, now=now)
         self._turn = RLock()
         self._stages = RunStages(self._of)
+        self._tidy_at = now()
 
     def accept(self, contract_json: str, certificates: Sequence[str]) -> str:
         """Sign a run contract, whose cohort has these certificates, if the policy allows it; return the statement."""
@@ -116,10 +118,12 @@ class RunMember:
         with self._request(contract, statements) as accepted:
             return MemberRound.of_number(self._of, accepted, self._stages, number).step(sealed, low, carry)
 
-    def where(self, nonce: str) -> list[str]:
-        """Return all statements of the contracts of a nonce, those of a site in order."""
+    def where(self, name: str) -> list[str]:
+        """Return all statements of the contracts of this nonce, or of this digest, those of a site in order."""
         with self._turn:
-            digests = [digest for (digest,) in self._of.journal.rows("contracts", "digest", "revision", nonce=nonce)]
+            rows = self._of.journal.rows
+            found = [*rows("contracts", "digest", "revision", nonce=name), *rows("contracts", "digest", digest=name)]
+            digests = [digest for (digest,) in found]
             chains = [AcceptedContract.load(self._of, digest).chains for digest in digests]
             return [signed.to_json() for each in chains for signed in each.after({})]
 
@@ -157,8 +161,7 @@ class RunMember:
     def burn(self, contract: str, aggregate: str) -> str:
         """Sign that the site released nothing in the next round, and never will."""
         with self._request(contract) as accepted:
-            number = self._stages.newest(accepted)[1].number + 1
-            return MemberRound.of_number(self._of, accepted, self._stages, number).burn(aggregate)
+            return run_locks.burn(self._of, accepted, aggregate)
 
     def abandon(self, contract: str) -> str:
         """Sign that the site leaves a run that it has not trained in, for good."""
@@ -174,6 +177,7 @@ class RunMember:
     def _request(self, contract: str, statements: Sequence[str] = ()) -> Iterator[AcceptedContract]:
         """Process one request at a time: verify and store the statements that come with it, and yield its contract."""
         with self._turn:
+            self._tidy()
             accepted = AcceptedContract.load(self._of, contract)
             signed = [accepted.read(text) for text in statements]
             if accepted.contract.parent is not None:  # its certificates, and the burns by which locks move
@@ -183,6 +187,14 @@ class RunMember:
                 signed = [each for each in signed if each.statement.contract != old]
             accepted.take(signed)
             yield accepted
+
+    def _tidy(self) -> None:
+        """Forget what runs that are over no longer need, at the first request and then once an hour."""
+        if self._of.now() >= self._tidy_at:
+            with self._of.journal.writing():
+                run_admission.forget_ended(self._of)
+            self._of.journal.remove_unnamed()
+            self._tidy_at = self._of.now() + TIDY
 
     def _is_certified(self, accepted: AcceptedContract, stage: RunStage) -> bool:
         """Tell whether enough members signed a stage; the one that a revision starts from stands in its contract."""

@@ -22,4 +22,8 @@ RESTORED: Final = (
 )
 UNLIKE: Final = "the members certified another state than this vault computed: use one fedpp and one NumPy everywhere"
 UNENDORSED: Final = "this vault has no endorsement of the initial model: `fedpp-site endorse` makes one"
+NOT_LIFTED: Final = (
+    "this vault's staff has not lifted the lock of a site that the revision leaves out: `fedpp-site lift` does, "
+    "and puts that site's update at risk"
+)
 NO_REPORT: Final = "the contract has no per-site reports, or there are no figures yet"

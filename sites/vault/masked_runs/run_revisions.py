@@ -11,7 +11,7 @@ from fedpp.protocol.run_contract import RunContract
 
 from . import own_update, run_refusals
 from .accepted_contract import ABANDONED, RESTORED, SUCCEEDED, AcceptedContract
-from .run_endorsements import require_endorsed
+from .run_endorsements import LIFTED, lock_id, require_endorsed
 from .run_locks import require_unlocked
 from .run_site import RunSite
 from .run_stages import RunStages
@@ -33,7 +33,8 @@ def _before(of: RunSite, contract: RunContract) -> list[RunContract]:
 def require_successor(of: RunSite, contract: RunContract) -> None:
     """Raise an error unless a revision is the only one that this site is in, of a run that it was in, or joins.
 
-    A site that joins a run knows nothing of it: its staff endorses the state that it joins at.
+    A site that joins a run knows nothing of it: its staff endorses the state that it joins at. Where the revision says
+    that the lock of an absent site was lifted, this site's own staff must have lifted it.
     """
     if contract.parent is None:
         return
@@ -43,6 +44,10 @@ def require_successor(of: RunSite, contract: RunContract) -> None:
                 f"this vault has accepted another revision of that run, {digest[:16]}: it abandons that one first"
             )
     parent = parent_of(of, contract)
+    known = parent.contract.lifted if parent else ()
+    for at in contract.lifted:
+        if at not in known and at.round > contract.start_round:
+            require_endorsed(of, lock_id(contract.parent.contract, at.round, at.site), LIFTED)
     if parent is None:
         require_endorsed(of, contract.parent.base)
     elif parent.ended == RESTORED:
@@ -86,10 +91,3 @@ def leave_parent(of: RunSite, accepted: AcceptedContract) -> None:
     if parent is not None:
         parent.end(SUCCEEDED)
         of.journal.delete("seeds", contract=parent.digest)
-
-
-def require_unsucceeded(of: RunSite, accepted: AcceptedContract) -> None:
-    """Raise `VaultError` if this site revealed its coin in a revision of this contract, and has not abandoned it."""
-    for ended, started in of.journal.rows("contracts", "ended, started", parent=accepted.digest):
-        if started is not None and ended != ABANDONED:
-            raise VaultError(run_refusals.OVER)

@@ -24,14 +24,12 @@ _log = logging.getLogger("fedpp.vault")
 LogHead = tuple[int, str]  # records of the audit log, and the hash of the newest
 
 
-@dataclass(frozen=True)
-class RunSite:
-    """The site's keys and dataset, its journal, its policy as it stands now, and the head of its audit log."""
+@dataclass(frozen=True, kw_only=True)
+class JournalSite:
+    """The site's keys, its journal, and the head of its audit log: enough to leave a run, without vault and data."""
 
     site: Site
-    dataset: EncryptedDataset
     journal: RunJournal
-    policy: Callable[[], SitePolicy]
     log_head: Callable[[], LogHead]
     now: Callable[[], datetime]
     contracts: dict[str, Any] = field(default_factory=dict)  # `AcceptedContract` by digest, as far as they were read
@@ -42,6 +40,19 @@ class RunSite:
         return self.site.identity.name
 
     @cached_property
+    def digest_key(self) -> bytes:
+        """Return the key epoch's key of digests of states and weights, which confirm no guess to an outsider."""
+        return digest_key(self.site.domain)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSite(JournalSite):
+    """A site that takes part: also with its dataset, and its policy as it stands now."""
+
+    dataset: EncryptedDataset
+    policy: Callable[[], SitePolicy]
+
+    @cached_property
     def counts(self) -> SplitCounts:
         """Return what counts predictions of the dataset."""
         return SplitCounts(self.site.domain, self.dataset)
@@ -50,11 +61,6 @@ class RunSite:
     def algebra(self) -> Algebra:
         """Return the algebra of the domain's rows."""
         return self.site.domain.computing_key().algebra()
-
-    @cached_property
-    def digest_key(self) -> bytes:
-        """Return the key epoch's key of digests of states and weights, which confirm no guess to an outsider."""
-        return digest_key(self.site.domain)
 
     def own_secret(self, purpose: str, info: bytes) -> bytes:
         """Return 32 bytes that only this site can derive, for a purpose."""

@@ -24,6 +24,7 @@ class RunStages:
         if accepted.digest not in self._newest:
             rows = self._of.journal.rows("stages", "digest, file", "round DESC", contract=accepted.digest)
             if not rows:
+                accepted.require_active()
                 raise VaultError(LACKS_STATE)
             self._newest = {accepted.digest: (rows[0][0], RunStage.from_bytes(self._of.journal.read(rows[0][1])))}
         return self._newest[accepted.digest]

@@ -1,7 +1,7 @@
 """Masked runs that pause: sites that are away, replies that are refused, and revisions without a site."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -204,15 +204,6 @@ def test_a_member_that_lacks_statements_is_sent_them(cohort: list[Hospital], tmp
     federate(nodes, out, rounds=1)
     assert "round 1: release: South: it lacks earlier statements" in log_of(out)
     assert "paused" not in log_of(out)
-
-
-@pytest.fixture
-def five(tmp_path: Path) -> Iterator[list[Node]]:
-    """Return the nodes of five hospitals, whose policies allow a change of so small a cohort."""
-    with opened(tmp_path, 5) as made:
-        for of in made:
-            of.limits = RunLimits(max_changes=2)
-        yield [Node(of) for of in made]
 
 
 def paused_in_round_2(nodes: list[Node], out: Path) -> MaskedGrid:

@@ -1,20 +1,23 @@
 """Revisions: a run continues without a site, with a new one, or not at all."""
 
+import json
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from run_hospitals import NOW, Coordinator, Hospital, certified, contract_of, opened, revision_of
 
 from fedpp.config.contract_limits import RunLimits
 from fedpp.errors import FederationError, ForkError, PolicyError, VaultError
-from fedpp.protocol.run_contract import RunContract
+from fedpp.protocol.run_contract import LiftedLock, RunContract
 from fedpp.protocol.run_statements import SignedStatement
 from fedpp.protocol.state_certificate import LACKS_STATE
 from sites.vault.masked_runs import run_refusals
 from sites.vault.masked_runs.accepted_contract import RESTORED
-from sites.vault.masked_runs.run_endorsements import endorse
+from sites.vault.masked_runs.run_endorsements import endorse, lift, lock_id
 
 
 def revised(run: Coordinator, contract: RunContract, cohort: Sequence[Hospital]) -> Coordinator:
@@ -300,3 +303,153 @@ def test_a_restored_vault_enters_no_revision_of_its_run(five: list[Hospital]):
         five[0].journal.update("contracts", {"ended": RESTORED}, digest=run.digest)
     with pytest.raises(VaultError, match=run_refusals.RESTORED):
         five[0].vault.accept(after.contract.to_json(), after.certificates)
+
+
+def locked_round(five: list[Hospital]) -> tuple[Coordinator, Coordinator]:
+    """Return a run in which two of five have released, and a revision without the last one, which burned nothing."""
+    run = Coordinator(five, contract_of(five, rounds=1)).begin()
+    run.train(1)
+    total = run.sum()
+    run.keep(of.vault.release(run.digest, 1, run.statements, total.hash)[0] for of in five[:2])
+    lifted = (LiftedLock(five[4].name, 1),)
+    return run, revised(run, revision_of(run, 0, five[:4], lifted=lifted), five[:4])
+
+
+def further(run: Coordinator, contract: RunContract, cohort: Sequence[Hospital]) -> Coordinator:
+    """Return the coordinator of a revision of a revision, which has the statements of that one alone."""
+    own = [each.to_json() for each in run.signed() if each.statement.contract == run.digest]
+    return Coordinator(cohort, contract, own)
+
+
+def lifted_by(of: Hospital, run: Coordinator, number: int = 1, absent: str = "Xenia", days: int = 9) -> None:
+    """Let a hospital's staff lift a lock."""
+    lift(of.folder, of.site, run.digest, number, absent, NOW + timedelta(days=days))
+
+
+def test_a_lock_that_all_staff_lifted_needs_no_burn(five: list[Hospital]):
+    """The contract states it; each vault signs it only after its own staff lifted that lock, with or without one."""
+    run, after = locked_round(five)
+    for of in five[:4]:
+        with pytest.raises(VaultError, match=run_refusals.NOT_LIFTED):
+            of.vault.accept(after.contract.to_json(), after.certificates)
+        lifted_by(of, run)
+    after.begin()
+    assert len({end.to_bytes() for end in after.finish()}) == 1
+    report = json.loads(next((five[0].folder / "reports").glob(f"{after.digest[:16]}*")).read_text())
+    assert report["lifted"] == [{"round": 1, "site": "Xenia"}]
+
+
+@pytest.mark.parametrize("wrong", ["round", "site", "contract", "expired", "endorsed", "other site's"])
+def test_a_lift_is_of_one_lock_alone(five: list[Hospital], wrong: str):
+    """Of another round, site, contract or hospital, an old one, or an endorsement of the same digest is none."""
+    run, after = locked_round(five)
+    of = five[0]
+    if wrong == "endorsed":
+        endorse(of.folder, of.site, lock_id(run.digest, 1, "Xenia"), NOW.replace(year=2028))
+        (of.folder / "endorsed").rename(of.folder / "lifted")
+    elif wrong == "other site's":
+        lift(of.folder, five[1].site, run.digest, 1, "Xenia", NOW + timedelta(days=9))
+    else:
+        digest = {"contract": after}.get(wrong, run)
+        lifted_by(
+            of, digest, 2 if wrong == "round" else 1, "West" if wrong == "site" else "Xenia", -(wrong == "expired")
+        )
+    with pytest.raises(VaultError, match=run_refusals.NOT_LIFTED):
+        of.vault.accept(after.contract.to_json(), after.certificates)
+
+
+def test_a_lift_serves_one_absence(five: list[Hospital]):
+    """A lock is not moved by a lift that its contract has stated before: the site had returned since."""
+    run, xenia = Coordinator(five, contract_of(five, rounds=1)).begin(), five[4]
+    lifted = (LiftedLock("Xenia", 1),)
+    after = revised(run, revision_of(run, 0, five[:4], lifted=lifted), five[:4])
+    for of in five[:4]:
+        lifted_by(of, run)
+    after.begin()
+    back = further(after, revision_of(after, 0, five, changes=2, lifted=lifted), five)
+    assert back.contract.parent is not None
+    endorse(xenia.folder, xenia.site, back.contract.parent.base, NOW.replace(year=2028))
+    lifted_by(xenia, after)
+    back.all_state(lambda of: of.vault.accept(back.contract.to_json(), back.certificates))
+    back.all_state(lambda of: of.vault.coin(back.digest, back.statements))
+    xenia.vault.load_stage(back.digest, back.statements, list(five[0].vault.sealed_stage(after.digest)))
+    back.all_state(lambda of: of.vault.start(back.digest, back.statements))
+    back.train(1)
+    back.keep(of.vault.release(back.digest, 1, back.statements, back.sum().hash)[0] for of in five[:2])
+    again = further(back, revision_of(back, 0, five[:4], changes=3, lifted=lifted), five[:4])
+    for of in five[:4]:
+        of.limits = RunLimits(max_changes=9)
+    again.all_state(lambda of: of.vault.accept(again.contract.to_json(), again.certificates))
+    with pytest.raises(VaultError, match=run_refusals.LOCKED):
+        five[0].vault.coin(again.digest, again.statements)
+
+
+@pytest.mark.parametrize("lifted", [(), ("West", "Xenia")])
+def test_a_revision_hides_no_lift_and_lifts_for_none_that_stays(five: list[Hospital], lifted: tuple[str, ...]):
+    """Earlier lifts stay in it; a new one is of a site that leaves."""
+    run, after = locked_round(five)
+    for of in five[:4]:
+        lifted_by(of, run)
+        lifted_by(of, run, absent="West")
+    if lifted:
+        made = revision_of(run, 0, five[:4], lifted=tuple(LiftedLock(name, 1) for name in lifted))
+        last = revised(run, made, five[:4])
+    else:
+        after.begin()
+        after.train(1)
+        for of in five[:4]:
+            of.limits = RunLimits(max_changes=9)
+        last = further(after, revision_of(after, 0, five[:3], nonce="ef" * 32), five[:3])
+    last.all_state(lambda of: of.vault.accept(last.contract.to_json(), last.certificates))
+    with pytest.raises(FederationError, match="keeps earlier lifted locks, and lifts those"):
+        five[0].vault.coin(last.digest, last.statements)
+
+
+def arrays(of: Hospital) -> int:
+    """Return how many arrays a vault keeps."""
+    return len(list((of.folder / "arrays").iterdir()))
+
+
+def test_what_no_run_needs_is_freed(five: list[Hospital]):
+    """A run that a revision replaced keeps its states until the revision has one; all arrays go when it has expired."""
+    run = Coordinator(five, contract_of(five, rounds=2)).begin()
+    run.round(1)
+    run.train(2)
+    after = revised(run, revision_of(run, 1, five[:4]), five[:4]).begin()
+    of = five[0]
+    before = of.journal.rows("stages", "round", "round", contract=run.digest)
+    assert [number for (number,) in before] == [0, 1]
+    after.finish()
+    of.restart()
+    assert of.vault.where(run.contract.nonce)  # statements stay
+    of.vault.stage(after.digest)
+    assert of.journal.rows("stages", "round", contract=run.digest) == []
+    assert of.journal.rows("updates", "round") == []
+    assert 0 < arrays(of) <= 3
+    locks = of.journal.rows("locks", "weights")
+    of.now = NOW + timedelta(days=31)
+    of.restart()
+    with pytest.raises(FederationError, match="it is good until"):
+        of.vault.stage(after.digest)
+    assert arrays(of) == 0
+    assert of.journal.rows("locks", "weights") == locks
+
+
+def test_an_abandoned_revision_costs_the_run_no_update(five: list[Hospital]):
+    """The update that the site masked in the run is still there, and a state from which another revision starts."""
+    run = Coordinator(five, contract_of(five, rounds=1)).begin()
+    run.train(1)
+    of, masked = five[0], run.masked[five[0].name]
+    one = revised(run, revision_of(run, 0, five[:4]), five[:4])
+    of.vault.accept(one.contract.to_json(), one.certificates)
+    of.vault.abandon(one.digest)
+    of.restart()
+    again, _ = run.trained(of, 1)
+    np.testing.assert_array_equal(again, masked)
+    two = revised(run, revision_of(run, 0, five[:4], nonce="ef" * 32), five[:4]).begin()
+    for each in five[:4]:
+        each.vault.abandon(two.digest)
+        each.restart()
+    three = revised(run, revision_of(run, 0, five[:4], nonce="ab" * 32), five[:4]).begin()
+    assert three.contract.n == 4
+    assert of.vault.train(three.digest, 1, three.statements) is not None  # without training again

@@ -1,8 +1,10 @@
 """Masked runs over real sockets: three vault servers, their clients, and a plain coordinator."""
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ from vaults import serving
 
 from fedpp.aggregation.run_stage import RunStage
 from fedpp.errors import VaultError
+from fedpp.protocol.run_contract import LiftedLock, Parent
 from fedpp.protocol.state_certificate import LACKS_STATE
 from fedpp.vault_api import vault_pb2, vault_pb2_grpc
 from fedpp.vault_api.vault_client import VaultClient
 from sites.vault.audit.audit_chain import verify
 from sites.vault.audit.audit_log import AuditLog, Signer
+from sites.vault.masked_runs import run_refusals
+from sites.vault.masked_runs.run_endorsements import endorse, lift
 
 
 class Remote:
@@ -118,3 +123,19 @@ def expiry() -> int:
     import time
 
     return int(time.time()) + 86400
+
+
+def test_the_audit_log_names_lifted_locks(cohort: list[Hospital], tmp_path: Path):
+    """The record of a revision's acceptance says which locks this site's staff has lifted."""
+    of, parent, tomorrow = cohort[0], Parent("ab" * 32, 0, "cd" * 32), datetime.now(UTC) + timedelta(days=1)
+    lifted = (LiftedLock("Xenia", 1),)
+    after = contract_of(cohort, expires=expiry(), revision=1, parent=parent, lifted=lifted)
+    certificates = [each.site.certificate.to_json() for each in cohort]
+    endorse(of.folder, of.site, parent.base, tomorrow)
+    with pytest.raises(VaultError, match=run_refusals.NOT_LIFTED):
+        of.vault.accept(after.to_json(), certificates)
+    lift(of.folder, of.site, parent.contract, 1, "Xenia", tomorrow)
+    of.vault.accept(after.to_json(), certificates)
+    records = [json.loads(line) for line in (tmp_path / f"log of {of.name}").read_text().splitlines()]
+    named = [(each["contract"], each["lifted"]) for each in records if "lifted" in each]
+    assert named == [(after.digest, "Xenia in round 1")]
