@@ -20,7 +20,7 @@ SMALL_COHORT = 5  # members, up to which a run pauses when one is away
 InitialModel = Literal["fresh", "endorsed"]
 INITIAL_MODELS: tuple[InitialModel, ...] = ("fresh", "endorsed")
 
-_MOST = 2**31 - 1
+_MAX_COUNT = 2**31 - 1
 _Name = Annotated[str, text(200)]
 
 
@@ -31,7 +31,7 @@ class RunLimits(Declared, label="limits", hyphens=True):
     members: Annotated[tuple[_Name, ...] | None, Listed(least=1, distinct=True)] = None  # None: any certified site
     min_honest: Annotated[int, whole(MIN_HONEST, MAX_SITES)] = MIN_HONEST  # the contract has at least as many
     colluders: Annotated[int, whole(1, MAX_SITES)] = 1  # the contract reckons with at least as many
-    max_rounds: Annotated[int, whole(1, _MOST)] = 1000
+    max_rounds: Annotated[int, whole(1, _MAX_COUNT)] = 1000
     max_days: Annotated[int, whole(1, MAX_DAYS)] = VALIDITY_DAYS  # from now to the contract's end
     min_learning_rate: Annotated[float, number(above=0)] = 1e-6  # of the sites' optimizer
     max_learning_rate: Annotated[float, number(above=0)] = 0.1
@@ -42,12 +42,12 @@ class RunLimits(Declared, label="limits", hyphens=True):
     max_step: Annotated[float, number(above=0, most=MAX_STEP)] = MAX_STEP  # RMS of a step, in learning rates a step
     architectures: Annotated[tuple[Architecture, ...], Listed(least=1, distinct=True)] = ARCHITECTURES
     max_batch_share: Annotated[float, number(above=0, most=1)] = 1.0  # of the site's training sequences
-    max_changes: Annotated[int, whole(0, _MOST)] | None = None  # of the cohort; none: by its size
+    max_changes: Annotated[int, whole(0, _MAX_COUNT)] | None = None  # of the cohort; none: by its size
     initial_models: Annotated[tuple[InitialModel, ...], Listed(least=1, distinct=True)] = INITIAL_MODELS
     reporting: Reporting = "aggregate"  # per-site: figures of this site alone may go to the coordinator, too
     max_epsilon: Annotated[float, number(above=0)] | None = None  # spent on a patient; none: runs without privacy, too
-    max_runs: Annotated[int, whole(0, _MOST)] = 12  # started without the operator within a year
-    max_starts: Annotated[int, whole(0, _MOST)] = 5  # coins shown without the operator within a day
+    max_runs: Annotated[int, whole(0, _MAX_COUNT)] = 12  # started without the operator within a year
+    max_starts: Annotated[int, whole(0, _MAX_COUNT)] = 5  # coins shown without the operator within a day
     two_sites: Literal["refused", "accepted"] = "refused"  # runs of two sites, which hide nothing from each other
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ MAX_CONNECTIONS = 128  # each takes three of at least 1,024 descriptors, and two
 REPORT_SECONDS = 60.0  # between two reports of refused connections, which cost their caller nothing
 _BUFFER_BYTES = 2**16
 _PEER_GROUPS = 59  # SO_PEERGROUPS, which Python does not name
-_MOST_GROUPS_BYTES = 1024  # Python reads no longer option
+_MAX_GROUPS_BYTES = 1024  # Python reads no longer option
 _NAME = re.compile(r"unix:/.*/uid-(\d+)-pid-(\d+)-\d+")
 
 
@@ -40,7 +40,7 @@ class Peer:
         pid, uid, group = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         more: tuple[int, ...] = ()
         with suppress(OSError):  # over 256 groups: then its user must be named
-            groups = connection.getsockopt(socket.SOL_SOCKET, _PEER_GROUPS, _MOST_GROUPS_BYTES)
+            groups = connection.getsockopt(socket.SOL_SOCKET, _PEER_GROUPS, _MAX_GROUPS_BYTES)
             more = struct.unpack(f"{len(groups) // 4}I", groups)
         return cls(uid, pid, frozenset((group, *more)))
 

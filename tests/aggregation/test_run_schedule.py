@@ -23,7 +23,7 @@ def followed(losses: Sequence[float], **settings: object) -> list[tuple[str, int
     usual = {"rounds": 3, "monitor": "last", "patience": 0, **settings}
     for loss in losses:
         seen.append((at.due, at.state, at.chosen))
-        at = at.advanced(counts_of(loss), **usual)  # type: ignore[arg-type]
+        at = at.advanced(counts_of(loss), **usual)  # type: ignore[arg-type]  # each has the type of its name
     return [*seen, (at.due, at.state, at.chosen)]
 
 

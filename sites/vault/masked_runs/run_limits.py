@@ -24,7 +24,7 @@ from .run_site import RunSite
 MAX_UNFINISHED = 2  # contracts at a time
 MAX_ACCEPTED = 50  # contracts in a day, revisions and abandoned ones included
 MAX_VALUES = 2 * MAX_PARAMETERS  # of a state, or of initial weights: more would take over 3 GB
-LEAST_MAX_STEP = 0.1  # learning rates a local step: less, like a server rate near zero, makes models that hardly differ
+MIN_MAX_STEP = 0.1  # learning rates a local step: less, like a server rate near zero, makes models that hardly differ
 MAX_TAU = 0.1  # of fedadam and fedyogi: a greater one does the same
 MIN_READINGS = 256  # pairs of two sites' updates that have one sum, about
 SPACINGS = {"float32": 2.0**-25, "float64": 2.0**-54}  # of weights around a third
@@ -126,7 +126,7 @@ def _beyond(contract: RunContract, limits: RunLimits, own: CohortMember) -> Iter
     training, optimizer = contract.spec.training, contract.spec.server_optimizer
     server = optimizer.learning_rate
     rate, batch = training.hyperparameters.learning_rate, training.hyperparameters.batch_size
-    largest, least = contract.spec.bounds.max_update_value, min(LEAST_MAX_STEP, limits.max_step)
+    largest, least = contract.spec.bounds.max_update_value, min(MIN_MAX_STEP, limits.max_step)
     moved = mean_bound(contract)
     strange = sorted(set(contract.names) - set(contract.names if limits.members is None else limits.members))
     initial = "fresh" if contract.initial == FRESH else "endorsed"
