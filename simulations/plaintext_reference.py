@@ -25,6 +25,8 @@ from fedpp.learning.batches import Reader
 from fedpp.learning.initial_weights import initial_weights
 from fedpp.learning.learner import Learner
 from fedpp.learning.metrics import presence, softmax
+from fedpp.protocol import label_counts
+from fedpp.protocol.label_counts import LabelCounts
 from fedpp.protocol.run_contract import capped_weights
 
 from .hospitals import Hospitals
@@ -94,9 +96,10 @@ class PlaintextReference:
         """Return the weights after all rounds."""
         sizes = [len(site.split["train"]) for site in sites]
         examples = capped_weights(sizes) if self.run.secure_aggregation else sizes
-        state = self._state(weights)
+        state, labels = self._state(weights), label_counts.total([self._labels(site) for site in sites])
         for round_ in range(1, self.run.rounds + 1):
             before = [rows[..., 0] for rows in state.rows.values()]
+            self._learner.balance(labels if round_ > 1 else None)  # a federation knows them when round 1 has ended
             trained = [self._train(site, before, round_) for site in sites]
             update = {
                 name: mean_update(examples, after, start)[..., np.newaxis]
@@ -123,6 +126,13 @@ class PlaintextReference:
             rule=self.run.server_optimizer,
             salt=global_state.UNSALTED,
         )
+
+    def _labels(self, site: PlaintextSite) -> LabelCounts:
+        """Count the labels of a site's training sequences."""
+        of_training = site.labels[site.split["train"]]
+        if not self.network.task.multi_label:
+            return tuple(np.bincount(of_training, minlength=len(self.network.task.classes)).tolist())
+        return tuple(np.stack([of_training == 0, of_training == 1], axis=-1).sum(axis=0).ravel().tolist())
 
     def _train(self, site: PlaintextSite, weights: Sequence[Values], round_: int) -> list[Values]:
         self.model.set_weights(weights)

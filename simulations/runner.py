@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from coordinator.operator.report_command import report_of
+from coordinator.operator.report_command import BALANCED, report_of
 from fedpp.cli import load_tensorflow
 from fedpp.config.run_config import SiteConfig
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
@@ -136,6 +136,7 @@ def _report(
             "secure aggregation": "on: the coordinator saw random bytes"
             if record.masked
             else "OFF: the coordinator saw updates",
+            **{name: value for name, value in report.settings.items() if name == BALANCED},
             "predicted": f"each {scenario.predict}",
             "split": scenario.split,
             "time gaps": scenario.gaps,

@@ -99,7 +99,9 @@ class MaskedRun:
     def sum(self) -> ExactSum:
         """Return the sum of the masked updates."""
         ring, spec = ring_of(self.contract.spec), self.contract.spec
-        length = round_vector.length(self.stage(self.nodes[0]).due, spec.network, self.nodes[0].site.domain.n)
+        stage, hyperparameters = self.stage(self.nodes[0]), spec.training.hyperparameters
+        labels = round_vector.opens_labels(stage.due, hyperparameters, stage.labels)
+        length = round_vector.length(stage.due, spec.network, stage.state.n, labels=labels)
         total = ExactSum(length, ring)
         for reply in self.replies[masked_messages.TRAIN].values():
             total.add(masked_messages.masked_of(reply, ring.bits, length))

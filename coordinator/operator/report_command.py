@@ -7,6 +7,7 @@ from fedpp.config.run_config import SPLITS
 from fedpp.errors import ConfigError, FederationError
 from fedpp.learning.metrics import metrics, operating_point
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
+from fedpp.protocol.label_counts import described
 from fedpp.protocol.run_record import RECORD, FederationRecord
 from fedpp.protocol.site_description import SiteDescription
 from fedpp.reporting.report import (
@@ -21,6 +22,7 @@ from fedpp.reporting.report import (
     write_report,
 )
 
+BALANCED = "balanced loss"  # the setting that says how training labels weigh
 WRITTEN = ("report.json", "report.html")
 
 
@@ -55,7 +57,12 @@ def report_of(record: FederationRecord, sensitivity: float) -> Report:
         privacy=privacy_of(masked=record.masked, two_sites=len(record.sites) == 2, lifted=record.lifted),
         **_decisions(task.classes, record.result_round().together, tested, sensitivity),
         refused=tuple(RefusedSite(name, reason) for name, reason in record.refused.items()),
-        settings={**record.settings, "parameters": record.network.parameters(), "wanted sensitivity": sensitivity},
+        settings={
+            **record.settings,
+            **({BALANCED: described(record.labels, task)} if record.labels else {}),
+            "parameters": record.network.parameters(),
+            "wanted sensitivity": sensitivity,
+        },
         timing={"rounds": sum(r.seconds for r in record.rounds), "total": record.seconds},
         versions={"app bundle, SHA-256": record.bundle},
     )

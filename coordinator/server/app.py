@@ -132,6 +132,7 @@ def _federate_in_clear(grid: Grid, config: RunConfig, folder: RunState, progress
         seconds=last.seconds,
         settings=config.reported(),
         local_baseline=local_baseline,
+        labels=last.labels,
     )
 
 

@@ -12,6 +12,7 @@ from fedpp.errors import FederationError, MaskError, ModelError
 from fedpp.protocol import messages
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
+from fedpp.protocol.label_counts import LabelCounts, require
 from fedpp.protocol.run_spec import RunSpec
 from fedpp.protocol.site_description import SiteDescription
 
@@ -41,6 +42,16 @@ def accept_update(
         due.ring.require_within(update, weight)
         return Contribution(site.name, weight), update
     except (FederationError, MaskError) as error:
+        raise MisfitError(str(error)) from None
+
+
+def accept_labels(content: RecordDict, site: SiteDescription) -> LabelCounts:
+    """Return a site's counts of training labels; raise `MisfitError` if they do not fit its description."""
+    try:
+        counted = messages.record(content, messages.METRICS, MetricRecord).get(messages.LABELS)
+        whole = [count for count in counted if isinstance(count, int)] if isinstance(counted, list) else []
+        return require(whole, site.task, site.sequences[0])
+    except FederationError as error:
         raise MisfitError(str(error)) from None
 
 

@@ -37,6 +37,7 @@ from fedpp.config.model_spec import ModelSpec
 from fedpp.errors import FederationError
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import FindingCounts
+from fedpp.protocol.label_counts import LabelCounts
 from fedpp.protocol.run_record import RoundRecord
 from fedpp.protocol.site_description import SiteDescription
 from fedpp.texts import one_line
@@ -72,6 +73,7 @@ class RoundAggregate:
     excluded: Mapping[str, str]  # site -> reason
     flagged: Mapping[str, str]  # site -> what is odd about its update
     strategy_state: bytes  # for the next round's aggregation, if the sites accept this one's model
+    labels: LabelCounts  # training labels of all sites of round 1, where they balance the loss
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Checkpoint:
     rounds: tuple[RoundRecord, ...]
     seconds: float  # duration of the accepted attempts so far
     strategy_state: bytes = b""
+    labels: LabelCounts = ()  # training labels of all sites of round 1, where they balance the loss
 
 
 class StoppedError(FederationError):
@@ -231,7 +234,10 @@ class RunState:
             return None
         size = len(content) - facts.pop("strategy_state")
         array: EncodedUpdate = np.frombuffer(content[:size], np.dtype(facts.pop("dtype")))
-        facts["contributions"] = Aggregate.from_json(facts["contributions"])
+        facts |= {
+            "contributions": Aggregate.from_json(facts["contributions"]),
+            "labels": tuple(facts["labels"]),
+        }
         return RoundAggregate(**facts, content=array, strategy_state=bytes(content[size:]))
 
     def write_aggregate(self, made: RoundAggregate) -> None:
@@ -248,6 +254,7 @@ class RunState:
         facts, content = self.read(path)
         kind = FindingCounts if network.task.multi_label else Counts
         facts["rounds"] = tuple(RoundRecord.from_mapping(of, kind) for of in facts["rounds"])
+        facts["labels"] = tuple(facts["labels"])
         size = len(content) - facts.pop("strategy_state")
         return Checkpoint(**facts, state=bytes(content[:size]), strategy_state=bytes(content[size:]))
 

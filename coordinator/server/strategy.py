@@ -24,6 +24,7 @@ from fedpp.errors import FederationError, MaskError
 from fedpp.learning.metrics import metrics
 from fedpp.protocol import messages
 from fedpp.protocol.finding_counts import AnyCounts
+from fedpp.protocol.label_counts import LabelCounts, described, total
 from fedpp.protocol.run_record import RoundRecord
 from fedpp.protocol.run_spec import RunSpec
 from fedpp.protocol.site_description import SiteDescription
@@ -32,7 +33,7 @@ from .admission import Admissions
 from .aggregate import MakeAggregation
 from .gathering import Accept, ClientStateIndex, Gathering, Requests
 from .progress import ProgressFile
-from .replies import Reply, accept_counts, accept_evaluation, accept_update, base_of
+from .replies import Reply, accept_counts, accept_evaluation, accept_labels, accept_update, base_of
 from .run_state import Checkpoint, JournalEntry, RoundAggregate, RunState, patiently
 
 
@@ -205,14 +206,17 @@ class FederatedAveraging:
             base=before.digest,
             n=self._n,
         )
-        updates = self._aggregate(due, before)
+        updates, labels = self._aggregate(due, before), dict[str, LabelCounts]()
+        counting = number == 1 and self._run_spec.training.hyperparameters.balanced
 
         def accept(content: RecordDict, site: SiteDescription) -> None:
+            counted = {site.name: accept_labels(content, site)} if counting else {}
             updates.add(*accept_update(content, site, self._run_spec, due))
+            labels.update(counted)
             self._client_states.add(site.name, before.round, base_of(content))
 
         def request(_: int, base: str) -> messages.Request:
-            return messages.TrainRequest(self._run_spec, number, self._attempt, base)
+            return messages.TrainRequest(self._run_spec, number, self._attempt, base, before.labels)
 
         self._progress.update(
             phase="training",
@@ -245,6 +249,7 @@ class FederatedAveraging:
             dict(self._gathering.excluded),
             updates.flagged(),
             updates.strategy_state(),
+            total(list(labels.values())) if labels else before.labels,
         )
         self._write(lambda: self._folder.write_aggregate(aggregate))
         return aggregate
@@ -339,14 +344,17 @@ class FederatedAveraging:
         number, trained = aggregate.round, tuple(part.site for part in aggregate.contributions.parts)
         counts = {name: reply.counts for name, reply in sorted(self._replies.items())}
         made = RoundRecord(number, trained, counts, seconds, self._attempt, self._gathering.excluded, aggregate.flagged)
-        total = before.seconds + seconds
-        after = Checkpoint(number, digest, state, (*before.rounds, made), total, aggregate.strategy_state)
+        lasted = before.seconds + seconds
+        of_next = aggregate.strategy_state, aggregate.labels
+        after = Checkpoint(number, digest, state, (*before.rounds, made), lasted, *of_next)
         self._write(lambda: self._folder.write_checkpoint(after))
         self._keep(state)
         self._folder.note(
             f"round {number}: {_figures(made.together)} on validation, {len(trained)} sites, {seconds:.1f} s"
         )
-        self._progress.update(round=number + 1, round_seconds=total / number)
+        if after.labels and not before.labels:
+            self._folder.note(f"round {number}: {described(after.labels, self._run_spec.task)}")
+        self._progress.update(round=number + 1, round_seconds=lasted / number)
         return after
 
     def _requests(

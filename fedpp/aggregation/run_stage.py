@@ -12,13 +12,15 @@ from hashlib import sha256
 from typing import Any, Self, get_args
 
 from fedpp import container
-from fedpp.aggregation import server_step, step_bounds
+from fedpp.aggregation import round_vector, server_step, step_bounds
 from fedpp.aggregation.global_state import GlobalState, Rows
 from fedpp.aggregation.run_schedule import Due, RunSchedule
 from fedpp.cipher.components import Algebra
 from fedpp.errors import FederationError, ModelError
+from fedpp.protocol import label_counts
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
+from fedpp.protocol.label_counts import LabelCounts
 from fedpp.protocol.run_contract import NO_HASH, RunContract, capped_weights
 from fedpp.values import canonical, is_hex
 
@@ -36,6 +38,7 @@ class RunStage:
     schedule: RunSchedule = FIRST
     counts: AnyCounts | None = None  # opened in the last round, of its base; None before the first
     aggregate: str = NO_HASH  # identifier of the aggregate that was opened, hex
+    labels: LabelCounts | None = None  # training labels of the cohort, from round 1 on, where the run balances them
 
     def __post_init__(self) -> None:
         """Refuse facts that no run has, which may come from a file."""
@@ -49,6 +52,8 @@ class RunStage:
             raise ModelError(f"the chosen state's figure is a number, got {type(of.value).__name__}")
         if not is_hex(self.aggregate):
             raise ModelError(f"a stage's aggregate is 64 hex digits, got {self.aggregate!r:.80}")
+        if self.labels is not None and len(self.labels) != label_counts.size(self.state.network.task):
+            raise ModelError(f"a stage counts the labels of its task, got {len(self.labels)} counts")
 
     @property
     def due(self) -> Due:
@@ -79,10 +84,16 @@ class RunStage:
         """Read what `to_bytes` returned; raise `ModelError` for anything else."""
         try:
             facts, rest = container.unpack(FORMAT, content, MAX_HEADER)
-            schedule, counts = RunSchedule(**facts["schedule"]), facts["counts"]
+            schedule, counts, labels = RunSchedule(**facts["schedule"]), facts["counts"], facts["labels"]
             state = GlobalState.from_bytes(rest)
             kind = FindingCounts if state.network.task.multi_label else Counts
-            stage = cls(state, schedule, None if counts is None else kind.from_mapping(counts), facts["aggregate"])
+            stage = cls(
+                state,
+                schedule,
+                None if counts is None else kind.from_mapping(counts),
+                facts["aggregate"],
+                None if labels is None else tuple(map(int, labels)),
+            )
             whole = canonical(stage._facts()) == canonical(facts)
         except (ValueError, TypeError, KeyError, AttributeError, FederationError):
             whole = False
@@ -108,7 +119,8 @@ class RunStage:
 
     def _facts(self) -> container.Facts:
         counts = None if self.counts is None else self.counts.to_mapping()
-        return {"aggregate": self.aggregate, "counts": counts, "schedule": asdict(self.schedule)}
+        labels = None if self.labels is None else list(self.labels)
+        return {"aggregate": self.aggregate, "counts": counts, "labels": labels, "schedule": asdict(self.schedule)}
 
 
 def advanced(
@@ -119,11 +131,13 @@ def advanced(
     aggregate_id: str,
     algebra: Algebra,
     best: GlobalState | None = None,
+    labels: LabelCounts | None = None,
 ) -> RunStage:
     """Return the next stage from what a round opened: the mean update, if it trained, and the counts of its base.
 
     `best` is the state that `stage` has as chosen; it is needed where the last state was validated and is no better.
-    An aggregate beyond the step bound is scaled to it. Raises `ModelError` for what does not fit.
+    The counts of training `labels`, of the round that opens them, stay in all later stages. An aggregate beyond the
+    step bound is scaled to it. Raises `ModelError` or `FederationError` for what does not fit.
     """
     if (mean_update is None) == (stage.due == "train"):
         raise ModelError(f"a round opens an update if it trains, and in no other case: this one is for {stage.due}")
@@ -138,7 +152,17 @@ def advanced(
         if best is None:
             raise ModelError(f"the chosen state, of round {schedule.chosen}, is missing: get it from another site")
         state = best
-    return RunStage(state, schedule, counts, aggregate_id)
+    return RunStage(state, schedule, counts, aggregate_id, _labels(contract, stage, labels))
+
+
+def _labels(contract: RunContract, stage: RunStage, opened: LabelCounts | None) -> LabelCounts | None:
+    """Return the counts of training labels after a round; those of the whole cohort's training splits, if it opened."""
+    hyperparameters = contract.spec.training.hyperparameters
+    if (opened is not None) != round_vector.opens_labels(stage.due, hyperparameters, stage.labels):
+        raise ModelError("a run opens training labels once, if its loss is balanced: this round does not fit")
+    if opened is None:
+        return stage.labels
+    return label_counts.require(opened, contract.spec.task, sum(member.sequences[0] for member in contract.cohort))
 
 
 def site_bound(contract: RunContract, sequences: int) -> float:

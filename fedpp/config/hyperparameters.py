@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fedpp.config.model_spec import ModelChoices
+from fedpp.errors import ConfigError
 from fedpp.values import Declared, Flat, number, whole
 
 Dtype = Literal["float32", "float64"]
@@ -31,12 +32,28 @@ class Hyperparameters(Declared, label="hyperparameters"):
     batch_size: Annotated[int, whole(1, MAX_BATCH), "sequences of a step"] = 8
     micro_batch: Annotated[int, whole(1, MAX_BATCH), "sequences of a batch in memory at a time"] = 16
     positive_weight: Annotated[
-        float, number(above=0), "weight of the loss of all classes but the first, or of a finding that is present"
+        float,
+        number(least=0),
+        "weight of the loss of all classes but the first, or of a finding that is present; 0, in federations alone: "
+        "balanced by the training labels of all sites, from round 2",
     ] = 1.0
     label_smoothing: Annotated[float, number(least=0, below=1), "share of a label that is spread over all classes"] = (
         0.0
     )
     proximal: Annotated[float, number(least=0), "mu of FedProx; 0: none"] = 0.0
+
+    @property
+    def balanced(self) -> bool:
+        """Return whether the weights of the loss follow from the training labels of a federation's sites."""
+        return self.positive_weight == 0
+
+    def require_fixed(self) -> None:
+        """Raise `ConfigError` for weights that only a federation has."""
+        if self.balanced:
+            raise ConfigError(
+                "positive-weight 0 is of a federation, whose sites count their training labels together, got 0 for a "
+                "training without one: give a number above 0"
+            )
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,9 @@ class RunSettings(Declared, label="run configuration", hyphens=True):
     ] = 0
     reporting: Annotated[Reporting, "figures of a masked run: of the cohort alone, or of each site, too"] = "aggregate"
     bounds: Annotated[UpdateBounds, Flat()] = UpdateBounds()
-    local_baseline: Annotated[bool, "each site also trains a model on its own data alone, for comparison"] = False
+    local_baseline: Annotated[
+        bool, "each site of a run in clear also trains a model on its own data alone, for comparison"
+    ] = False
     retries: Annotated[
         int, whole(0, MAX_ATTEMPTS - 1), "retries of a round of a run in clear whose model the sites do not accept"
     ] = 2
@@ -134,8 +136,13 @@ class RunConfig(RunSettings):
     coordinator: str = ""  # its CoordinatorNames, JSON; empty in a simulation
 
     def __post_init__(self) -> None:
-        """Refuse an initial model of the other kind of run."""
+        """Refuse what is of the other kind of run: an initial model, or a local baseline."""
         super().__post_init__()
+        if self.local_baseline and self.secure_aggregation:
+            raise self._refused(
+                "local-baseline is of runs in clear, got true with secure-aggregation=true: leave it out; a "
+                "site trains a model of its own with `fedpp-site train`"
+            )
         if self.initial_model and is_hex(self.initial_model) != self.secure_aggregation:
             wanted = (
                 "the digest of a model that every site has endorsed, as `fedpp-site endorse` prints it"

@@ -14,6 +14,7 @@ from fedpp.errors import DatasetError, ModelError
 from fedpp.learning import models
 from fedpp.learning.batches import Indices, Reader
 from fedpp.learning.learner import Learner, State
+from fedpp.protocol.label_counts import LabelCounts
 
 Rows = NDArray[np.floating]
 
@@ -35,6 +36,10 @@ class EncryptedTrainer:
         """Set the weights and reset the optimizer's state."""
         models.set_rows(self.model, self.network, self._algebra, rows)
         self.model.optimizer.restart()
+
+    def balance(self, labels: LabelCounts | None) -> None:
+        """Let the loss weigh by these training labels, where the hyperparameters say so; None: all classes alike."""
+        self._learner.balance(labels)
 
     def rows(self) -> dict[str, Rows]:
         """Return the weights as rows."""

@@ -16,6 +16,7 @@ from fedpp.learning.batches import Batches, Indices, Reader
 from fedpp.learning.losses import BinaryCrossentropy, CategoricalCrossentropy
 from fedpp.learning.nonfinite_watch import NonFiniteWatch
 from fedpp.learning.optimizers import Adam
+from fedpp.protocol.label_counts import LabelCounts, class_weights
 
 Values = NDArray[np.floating]
 State = dict[str, NDArray[np.generic]]
@@ -36,9 +37,21 @@ class Learner:
         self.model.micro_batch = (
             hyperparameters.micro_batch if hyperparameters.batch_size > hyperparameters.micro_batch else None
         )
+        self._labels: LabelCounts | None = None
+        self._compile(Adam(algebra, hyperparameters.learning_rate, proximal=hyperparameters.proximal))
+
+    def balance(self, labels: LabelCounts | None) -> None:
+        """Let the loss weigh by these training labels, where the hyperparameters say so; None: all classes alike."""
+        if self.hyperparameters.balanced and labels != self._labels:
+            self._labels = labels
+            self._compile(self.model.optimizer)
+
+    def _compile(self, optimizer: keras.optimizers.Optimizer) -> None:
+        weights = class_weights(self.network.task, self.hyperparameters.positive_weight, self._labels)
         self.model.compile(
-            optimizer=Adam(algebra, hyperparameters.learning_rate, proximal=hyperparameters.proximal),
-            loss=_loss(network, algebra, hyperparameters, dtype),
+            optimizer=optimizer,
+            loss=_loss(self.network, self.algebra, self.hyperparameters, self.dtype, weights),
+            run_eagerly=self.model.run_eagerly,
             jit_compile=False,  # measured: XLA on the CPU gains nothing here and costs seconds of compilation
         )
 
@@ -93,13 +106,10 @@ class Learner:
         self.model.optimizer.build(self.model.trainable_variables)
 
 
-def _loss(network: ModelSpec, algebra: Algebra, hyperparameters: Hyperparameters, dtype: Dtype) -> keras.losses.Loss:
+def _loss(
+    network: ModelSpec, algebra: Algebra, hyperparameters: Hyperparameters, dtype: Dtype, weights: tuple[float, ...]
+) -> keras.losses.Loss:
+    smoothing = hyperparameters.label_smoothing
     if network.task.multi_label:
-        weights = (hyperparameters.positive_weight,) * len(network.task.classes)
-        return BinaryCrossentropy(
-            algebra, dtype, positive_weights=weights, label_smoothing=hyperparameters.label_smoothing
-        )
-    weights = (1.0, *(hyperparameters.positive_weight,) * (len(network.task.classes) - 1))
-    return CategoricalCrossentropy(
-        algebra, dtype, class_weights=weights, label_smoothing=hyperparameters.label_smoothing
-    )
+        return BinaryCrossentropy(algebra, dtype, positive_weights=weights, label_smoothing=smoothing)
+    return CategoricalCrossentropy(algebra, dtype, class_weights=weights, label_smoothing=smoothing)

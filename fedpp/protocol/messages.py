@@ -31,17 +31,18 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
-from fedpp.config.run_config import MAX_ATTEMPTS
+from fedpp.config.run_config import MAX_ATTEMPTS, MAX_EXAMPLES
+from fedpp.config.task import MAX_CLASSES
 from fedpp.errors import FederationError
 from fedpp.protocol.run_spec import RunSpec
 from fedpp.texts import one_line
-from fedpp.values import Declared, hexadecimal, is_hex, rule, whole
+from fedpp.values import Declared, Listed, hexadecimal, is_hex, rule, whole
 
 ARRAYS, CONFIG, METRICS, SITE, REFUSAL = "arrays", "config", "metrics", "site", "refusal"
 PROOF, PARTICIPANTS, ORIGIN, SUM, VERDICT = "proof", "participants", "origin", "sum", "verdict"
 STATE, WORDS, AFTER = "state", "words", "after"  # arrays
 DESCRIBE, INITIAL_WEIGHTS, ACCEPT, LOCAL_BASELINE = "describe", "initial_weights", "accept", "local_baseline"
-EXAMPLES = "num-examples"
+EXAMPLES, LABELS = "num-examples", "labels"
 LOST_BASE = "it does not hold the state that the question names: send it"
 MAX_STATE_BYTES = 2**34
 
@@ -113,7 +114,9 @@ class RoundRequest(Request):
 
 @dataclass(frozen=True)
 class TrainRequest(RoundRequest):
-    """Request for local training: its reply is the site's update."""
+    """Request for local training: its reply is the site's update, in round 1 with its labels if the run needs them."""
+
+    labels: Annotated[tuple[Annotated[int, whole(0, MAX_EXAMPLES)], ...], Listed(0, 2 * MAX_CLASSES)] = ()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from fedpp.config.model_spec import ModelSpec
 from fedpp.errors import FederationError, FedppError
 from fedpp.protocol.counts import Counts, MappedCounts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts, total
+from fedpp.protocol.label_counts import LabelCounts
 from fedpp.protocol.site_description import SiteDescription
 
 RECORD = "federation.json"  # in the folder of a run's results
@@ -78,6 +79,7 @@ class FederationRecord:
     contract: str = ""  # digest of a masked run's contract
     certified: tuple[str, ...] = ()  # sites that signed a masked run's result
     lifted: tuple[str, ...] = ()  # sites and rounds whose locks were lifted without a burn
+    labels: LabelCounts = ()  # training labels of all sites together, where they balance the loss
 
     def test_counts(self) -> AnyCounts:
         """Return the test counts of all sites together."""
@@ -97,6 +99,7 @@ class FederationRecord:
             "counts": self.counts and self.counts.to_mapping(),
             "certified": list(self.certified),
             "lifted": list(self.lifted),
+            "labels": list(self.labels),
             "local_baseline": _mapped(self.local_baseline),
         }
 
@@ -117,6 +120,7 @@ class FederationRecord:
                     "counts": _together(values["counts"], kind),
                     "certified": tuple(values["certified"]),
                     "lifted": tuple(values["lifted"]),
+                    "labels": tuple(map(int, values["labels"])),
                     "local_baseline": _counts(values["local_baseline"], kind),
                 }
             )

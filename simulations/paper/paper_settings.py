@@ -76,6 +76,7 @@ class Settings(Declared, label="the experiment"):
     def __post_init__(self) -> None:
         """Refuse values out of range, and settings that contradict each other."""
         super().__post_init__()
+        self.training.hyperparameters.require_fixed()
         if self.sides != SIDES and self.control_draws:
             raise ConfigError("control draws stand beside both sides: run --sides plaintext,ciphertext, or draw none")
         if self.seeds > 1 and "plaintext" not in self.sides:

@@ -27,6 +27,11 @@ class TrainingSettings(Declared, label="training settings"):
     training: Annotated[Training, Flat()]
     patience: Annotated[int, whole(1)] | None = None  # None: no early stopping
 
+    def __post_init__(self) -> None:
+        """Refuse values out of range, and what only a federation has."""
+        super().__post_init__()
+        self.training.hyperparameters.require_fixed()
+
     def network(self, manifest: "DatasetManifest") -> ModelSpec:
         """Return the specification of the model that is trained."""
         return ModelSpec(manifest.task, self.training.model)

@@ -27,6 +27,7 @@ from fedpp.errors import FederationError, ModelError
 from fedpp.files import replace
 from fedpp.learning.metrics import metrics
 from fedpp.protocol import messages
+from fedpp.protocol.label_counts import LabelCounts
 from fedpp.protocol.site_description import SiteDescription
 from fedpp.texts import one_line
 from fedpp.vault_api.vault_client import SiteInfo, VaultClient
@@ -121,12 +122,13 @@ def train(query: Query) -> RecordDict:
     with participating(query, request.run_spec) as part, part.cache.turn(request.round, request.attempt):
         before = part.state(request)
         of = part.round(request, before)
-        return part.cache.reply(of.to_json(), lambda: _update(part, before, of))
+        labels = request.labels or None
+        return part.cache.reply(of.to_json(), lambda: _update(part, before, of, labels))
 
 
-def _update(part: Participation, before: GlobalState, of: Round) -> RecordDict:
+def _update(part: Participation, before: GlobalState, of: Round, labels: LabelCounts | None) -> RecordDict:
     run_spec, trainer = part.run_spec, part.trainer(before.rows)
-    part.fit(trainer, (run_spec.training.seed, of.number, *([of.attempt] if of.attempt > 1 else [])))
+    part.fit(trainer, (run_spec.training.seed, of.number, *([of.attempt] if of.attempt > 1 else [])), labels)
     update = local_round.update_of(before, trainer.rows())
     update_check.require_update(before.rows, update, run_spec.bounds.max_update_norm)
     known = part.cache.loss_of(before)
@@ -135,11 +137,14 @@ def _update(part: Participation, before: GlobalState, of: Round) -> RecordDict:
         update_check.require_no_harm(known, loss, run_spec.bounds.max_loss_increase)
     examples = run_spec.weight(len(part.dataset.indices("train")))
     encoded = local_round.encoded(run_spec, update, examples)
+    counted = part.label_counts(of.number) if of.number == 1 else None
     return RecordDict(
         {
             messages.ARRAYS: ArrayRecord({messages.WORDS: Array(encoded)}),
             messages.ORIGIN: messages.Origin(run_spec.domain, of.to_json()).to_record(),
-            messages.METRICS: MetricRecord({messages.EXAMPLES: examples}),
+            messages.METRICS: MetricRecord(
+                {messages.EXAMPLES: examples, **({messages.LABELS: list(counted)} if counted else {})}
+            ),
         }
     )
 
@@ -232,9 +237,9 @@ def local_baseline(query: Query) -> RecordDict:
 
 
 def _local_baseline(part: Participation, rounds: int) -> RecordDict:
-    trainer = part.trainer(_fresh_weights(part))
+    trainer, labels = part.trainer(_fresh_weights(part)), part.label_counts(rounds + 2)
     for number in range(1, rounds + 1):
         trainer.load(trainer.rows())  # each round starts with fresh moments, as in the run
-        part.fit(trainer, (part.run_spec.training.seed, number))
+        part.fit(trainer, (part.run_spec.training.seed, number), labels if number > 1 else None)
     counts = part.counts(trainer, "test", rounds + 2)
     return RecordDict({messages.METRICS: MetricRecord(counts.to_mapping())})

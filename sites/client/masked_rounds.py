@@ -95,7 +95,7 @@ def _trained(local: LocalTraining, stage: RunStage, number: int) -> Trained:
     logits = local.logits(trainer, stage.split)
     if stage.due != "train":
         return None, logits
-    local.fit(trainer, (training.seed, number))
+    local.fit(trainer, (training.seed, number), stage.labels)
     update = update_of(before, trainer.rows())
     return np.concatenate(in_order(update, local.run_spec.network)).astype(np.float64, copy=False), logits
 

@@ -27,6 +27,7 @@ from fedpp.errors import DomainMismatchError, FederationError
 from fedpp.protocol import messages
 from fedpp.protocol.coordinator_identity import SIMULATED, CoordinatorIdentity, CoordinatorNames
 from fedpp.protocol.finding_counts import AnyCounts
+from fedpp.protocol.label_counts import LabelCounts, of_counts
 from fedpp.protocol.membership import Run
 from fedpp.protocol.participants import Participants
 from fedpp.protocol.run_spec import RunSpec
@@ -55,8 +56,9 @@ class LocalTraining:
         trainer.load(rows)
         return trainer
 
-    def fit(self, trainer: "EncryptedTrainer", seed: tuple[int, ...]) -> None:
-        """Train for the epochs of one round."""
+    def fit(self, trainer: "EncryptedTrainer", seed: tuple[int, ...], labels: LabelCounts | None) -> None:
+        """Train for the epochs of one round; the run's training labels weigh the loss where it says so."""
+        trainer.balance(labels)
         with hide_figures():
             trainer.fit(self.dataset, epochs=self.run_spec.training.epochs, seed=seed)
 
@@ -97,6 +99,14 @@ class Participation(LocalTraining):
         if received:
             self.cache.hold(state, sent)
         return state
+
+    def label_counts(self, number: int) -> LabelCounts | None:
+        """Return the counts of the site's training labels, where the run balances them, as the vault counts them."""
+        if not self.run_spec.training.hyperparameters.balanced:
+            return None
+        positions, task = len(self.dataset.indices("train")), self.dataset.manifest.task
+        nothing = np.zeros((positions, len(task.classes), self.key.n))
+        return of_counts(self.vault.evaluate("train", nothing, self.query.run, number))
 
     def counts(self, trainer: "EncryptedTrainer", split: str, number: int) -> AnyCounts:
         """Return the evaluation counts of a trainer's weights on a split, which the vault counts for this round."""

@@ -13,6 +13,7 @@ from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning.metrics import count, count_findings, presence, softmax
 from fedpp.protocol.counts import UNKNOWN, Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
+from fedpp.protocol.label_counts import LabelCounts, of_counts
 
 from .evaluation_limits import rare
 
@@ -54,6 +55,10 @@ class SplitCounts:
                 labels = np.where(rarely, UNKNOWN, labels)
             return count_findings(labels, presence(logits))
         return count(labels, softmax(logits))
+
+    def labelled(self, split: str, min_patients: int) -> LabelCounts:
+        """Return the counts of a split's labels; those of findings as `count` withholds them."""
+        return of_counts(self.count(split, np.zeros(self.shape(split)), min_patients))
 
     def labels(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return class numbers `[k]`, or findings' states `[k, findings]`."""

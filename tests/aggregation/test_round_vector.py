@@ -66,7 +66,8 @@ def test_masked_rounds_open_what_clear_ones_add(bits: int, due: round_vector.Due
         ring.add(low, np.concatenate(list(masked(vector, ring, seeds[site], pairs))))
     opened = unmasked(low, ring, seeds)
     assert np.array_equal(opened, summed(of_sites))
-    mean, counts = round_vector.opened(due, NETWORK, N, opened, WEIGHTS, ring)
+    mean, counts, labels = round_vector.opened(due, NETWORK, N, opened, WEIGHTS, ring)
+    assert labels is None
     assert counts == total([counts_of(seed + weight) for weight in WEIGHTS])
     if due != "train":
         assert mean is None
@@ -77,6 +78,28 @@ def test_masked_rounds_open_what_clear_ones_add(bits: int, due: round_vector.Due
     assert np.array_equal(flat(mean, NETWORK), expected)
     clear = sum(weight * flat(drawn(N, seed + weight), NETWORK) for weight in WEIGHTS) / sum(WEIGHTS)
     np.testing.assert_allclose(expected, clear, atol=1e-6 if bits == 32 else 1e-15)
+
+
+def test_training_labels_are_the_last_words():
+    """A round that opens them has as many words more; what a sum opens is the sum of the sites' counts."""
+    ring, usual = ring_of(64), vectors("train", 64)
+    of_sites = [(2, 1), (0, 7), (40, 3)]
+    longer = [
+        round_vector.encoded("train", NETWORK, drawn(N, weight), counts_of(weight), weight, ring, labels)
+        for weight, labels in zip(WEIGHTS, of_sites, strict=True)
+    ]
+    assert {vector.shape for vector in longer} == {(round_vector.length("train", NETWORK, N, labels=True),)}
+    for vector, without, labels in zip(longer, usual, of_sites, strict=True):
+        assert np.array_equal(vector, np.append(without, np.array(labels, "<u8")))
+    mean, counts, labels = round_vector.opened("train", NETWORK, N, summed(longer), WEIGHTS, ring, labels=True)
+    expected = round_vector.opened("train", NETWORK, N, summed(usual), WEIGHTS, ring)
+    assert (counts, labels) == (expected[1], (42, 11))
+    assert mean is not None
+    assert expected[0] is not None
+    assert np.array_equal(flat(mean, NETWORK), flat(expected[0], NETWORK))
+    for wrong, due in ((summed(usual), True), (summed(longer), False)):
+        with pytest.raises(MaskError, match="values, got"):
+            round_vector.opened("train", NETWORK, N, wrong, WEIGHTS, ring, labels=due)
 
 
 def test_an_update_stands_in_training_rounds_alone():

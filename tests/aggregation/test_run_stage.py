@@ -103,6 +103,7 @@ FACTS: dict[str, Callable[[RunStage], RunStage]] = {
     "the counts": lambda stage: replace(stage, counts=counts_of(0.31)),
     "no counts": lambda stage: replace(stage, counts=None),
     "the aggregate": lambda stage: replace(stage, aggregate="7b" * 32),
+    "the training labels": lambda stage: replace(stage, labels=(7, 5)),
 }
 
 
@@ -139,7 +140,8 @@ def test_weights_have_one_identifier_in_every_run():
     stage = stepped()
     same = {"one bit of a first moment", "one bit of a second moment", "the state's rule"}
     same |= {f"the state's {name}" for name in ("round", "attempt", "salt")}
-    same |= {name for name in FACTS if "schedule" in name or "counts" in name} | {"the aggregate", "no figure"}
+    same |= {name for name in FACTS if "schedule" in name or "counts" in name}
+    same |= {"the aggregate", "no figure", "the training labels"}
     unchanged = {name for name, change in FACTS.items() if change(stage).weights_id(KEY) == stage.weights_id(KEY)}
     assert unchanged == same
 
@@ -203,6 +205,9 @@ def test_damaged_bytes_are_no_stage():
         {"schedule": {"due": "train", "value": 1}},
         {"counts": 3},
         {"counts": {}},
+        {"labels": [7]},  # of two classes
+        {"labels": [7, "5"]},
+        {"labels": 7},
         {"aggregate": "7A" * 32},
         {"aggregate": 7},
         {"more": 1},
@@ -229,6 +234,43 @@ def test_a_round_of_training_steps_the_state():
     assert (after.counts, after.aggregate, after.number, after.due) == (counts_of(0.4), T, 1, "train")
     assert (after.chosen, before.number, before.aggregate, before.counts) == (0, 0, NO_HASH, None)
     assert after.schedule.value == pytest.approx(0.4)
+
+
+def balanced(positive_weight: float = 0.0) -> RunContract:
+    """Return a contract of three sites with 12 training sequences, whose loss is balanced or not."""
+    usual = contract_of()
+    return usual.changed(spec=usual.spec.changed(positive_weight=positive_weight))
+
+
+def test_training_labels_are_opened_once_and_stay():
+    """Round 1 of a balanced run opens them, every later stage has them, and its digest covers them."""
+    contract, stage, algebra = balanced(), RunStage(state_of()), algebra_of(N)
+    labels: list[Any] = []
+    for number in range(5):
+        update = rows_of(number, 0.01) if stage.due == "train" else None
+        opened = (9, 3) if number == 0 else None
+        stage = advanced(contract, stage, update, counts_of(0.4), T, algebra, stage.state, opened)
+        labels.append(stage.labels)
+        assert RunStage.from_bytes(stage.to_bytes()) == stage
+    assert (labels, stage.due) == ([(9, 3)] * 5, "end")
+
+
+@pytest.mark.parametrize(
+    ("positive_weight", "known", "opened", "reason"),
+    [
+        (0.0, None, None, "opens training labels once"),
+        (0.0, (9, 3), (9, 3), "opens training labels once"),
+        (1.0, None, (9, 3), "opens training labels once"),
+        (0.0, None, (9, 4), "12 training sequences of 2 classes cannot be counted"),
+        (0.0, None, (8, 3), "12 training sequences of 2 classes cannot be counted"),
+        (0.0, None, (9, 2, 1), "12 training sequences of 2 classes cannot be counted"),
+    ],
+)
+def test_training_labels_that_no_cohort_has_are_refused(positive_weight: float, known: Any, opened: Any, reason: str):
+    """They are opened in one round alone, and are of all training sequences that the contract states."""
+    stage = replace(RunStage(state_of()), labels=known)
+    with pytest.raises(FedppError, match=reason):
+        advanced(balanced(positive_weight), stage, rows_of(3, 0.01), counts_of(0.4), T, algebra_of(N), labels=opened)
 
 
 def test_an_aggregate_beyond_the_bound_is_scaled():

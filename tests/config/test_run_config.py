@@ -67,7 +67,7 @@ def test_the_guide_names_every_setting():
         ("dtype", "float16"),
         ("architecture", "transformer"),
         ("voting", "yes"),
-        ("positive-weight", 0.0),
+        ("positive-weight", -1.0),
         ("label-smoothing", 1.0),
         ("proximal", -1.0),
         ("server-optimizer", "adam"),
@@ -117,6 +117,13 @@ def test_settings_of_masked_runs_do_something(change: dict[str, object], reason:
         RunConfig.from_mapping({**DEFAULTS, **change})
     RunConfig.from_mapping({**DEFAULTS, "monitor": "auc", "patience": 3, "reporting": "per-site"})
     RunConfig.from_mapping({**DEFAULTS, "sites": 4, "colluders": 2})
+
+
+def test_a_local_baseline_is_of_runs_in_clear():
+    """A masked run opens no figure of one site's own model: it is refused in one line, before any site is asked."""
+    with pytest.raises(ConfigError, match=r"^run configuration: local-baseline is of runs in clear, got true .* leave"):
+        RunConfig.from_mapping({**DEFAULTS, "local-baseline": True})
+    RunConfig.from_mapping({**DEFAULTS, "local-baseline": True, "secure-aggregation": False})
 
 
 def test_a_quorum_is_more_than_half_of_the_sites_by_default():

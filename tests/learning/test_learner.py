@@ -83,6 +83,33 @@ def test_every_setting_has_the_same_effect_on_plaintext(settings: dict[str, Any]
     assert max(abs(one - other).max() for one, other in zip(expected, without, strict=True)) > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("multi_label", "labels", "weight"), [(False, (6, 2, 2), 3.0), (True, (6, 2, 3, 1, 9, 3), 3.0)]
+)
+def test_balanced_labels_weigh_the_loss_from_when_they_are_known(
+    multi_label: bool, labels: tuple[int, ...], weight: float, domain: KeyDomain
+):
+    """Without labels as with weight 1, with them as with the weight that they give, to the bit, in any order."""
+    network, usual = CNN.changed(multi_label=multi_label), Hyperparameters(learning_rate=1e-2, batch_size=3)
+    key, (frames, targets) = domain.evaluation_key(), encrypted_data(network, domain)
+    rows, inputs = encrypted_initial_weights(network, 1, key), reading(frames, VALID)
+
+    def weights_of(positive_weight: float, *known: tuple[int, ...] | None) -> list[NDArray[np.floating]]:
+        made = learner(network, key.algebra(), replace(usual, positive_weight=positive_weight))
+        for of_round in known:
+            models.set_rows(made.model, network, key.algebra(), rows)
+            made.model.optimizer.restart()
+            made.balance(of_round)
+            made.fit(inputs, *reading(targets), INDICES, epochs=1, seed=SEED)
+        return made.model.get_weights()
+
+    fixed = {weight: weights_of(weight, None), 1.0: weights_of(1.0, labels)}
+    for expected, known in ((fixed[1.0], (None,)), (fixed[weight], (None, labels)), (fixed[1.0], (labels, None))):
+        for one, other in zip(weights_of(0.0, *known), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert max(abs(one - other).max() for one, other in zip(*fixed.values(), strict=True)) > 1e-3
+
+
 @pytest.mark.parametrize(("batch", "part", "expected"), [(7, 2, 2), (2, 2, None), (2, 7, None)])
 def test_a_batch_within_the_micro_batch_is_one_part(batch: int, part: int, expected: int | None, domain: KeyDomain):
     """Only a batch that is larger than a micro-batch goes through the network in parts."""

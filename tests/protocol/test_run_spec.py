@@ -14,7 +14,7 @@ from fedpp.protocol.run_spec import RunSpec
 
 SAID = json.loads(RUN_SPEC.to_json())
 HUGE = 10**400  # which no float holds
-POSITIVE = ("learning_rate", "positive_weight", "server_learning_rate", "server_tau")
+POSITIVE = ("learning_rate", "server_learning_rate", "server_tau")
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.just(HUGE) | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -56,7 +56,7 @@ def test_equal_plans_are_one_text() -> None:
         ),
         *(
             ({name: value}, f"{name.replace('_', '-')} must be a finite number of at least 0")
-            for name in ("label_smoothing", "proximal", "server_momentum", "server_beta_2")
+            for name in ("positive_weight", "label_smoothing", "proximal", "server_momentum", "server_beta_2")
             for value in (-1.0, float("nan"), float("inf"), HUGE, "fast", None)
         ),
         *(({"masked": value}, "masked must be true or false") for value in (1, 0, "yes", None)),

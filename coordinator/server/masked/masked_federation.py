@@ -216,4 +216,5 @@ def _record(
         contract=cohort.contract.digest,
         certified=course.certificate.signers,
         lifted=tuple(f"{lock.site}, round {lock.round}" for lock in cohort.contract.lifted),
+        labels=course.labels or (),
     )

@@ -15,7 +15,6 @@ from flwr.app import ArrayRecord, RecordDict
 
 from coordinator.server.progress import Phase, ProgressFile
 from coordinator.server.run_state import RunState
-from fedpp.aggregation import round_vector
 from fedpp.aggregation.linear_check import vector_hash
 from fedpp.aggregation.round_context import ring_of
 from fedpp.aggregation.run_schedule import Due
@@ -24,6 +23,7 @@ from fedpp.learning.metrics import metrics
 from fedpp.protocol import masked_messages, messages
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
+from fedpp.protocol.label_counts import described
 from fedpp.protocol.run_contract import NO_HASH
 from fedpp.protocol.run_statements import Purpose, SignedStatement, aggregate_id, context
 from fedpp.protocol.state_certificate import needed
@@ -104,9 +104,9 @@ class MaskedRun:
         started, number, due = time.monotonic(), before.number + 1, before.schedule.due
         base = before.certificate.state
         self._progress.update(round=number)
-        self._train(number, base, due)
+        length = before.length(self._contract, self._n)
+        self._train(number, base, due, length)
         trained = self._store.chains.all_of("train", number)
-        length = round_vector.length(due, self._contract.spec.network, self._n)
         total = RoundSum.of(self._store, trained, self._ring, length)
         at = context(before.certificate.run, number, base)
         aggregate = aggregate_id(at, self._ring.bits, length, trained, total.hash)
@@ -120,9 +120,8 @@ class MaskedRun:
         self._note(before, after)
         return after
 
-    def _train(self, number: int, base: str, due: Due) -> None:
-        """Gather the masked updates of all members."""
-        length = round_vector.length(due, self._contract.spec.network, self._n)
+    def _train(self, number: int, base: str, due: Due, length: int) -> None:
+        """Gather the masked updates of all members, of so many values."""
         signed = self._store.chains.of("train", number)
         whole = {site for site, of in signed.items() if self._store.update(of, self._ring) is not None}
 
@@ -263,6 +262,8 @@ class MaskedRun:
             f"round {number}: model of round {state}: {figures(counts)} on {split}, {self._contract.n} sites, "
             f"{seconds:.1f} s"
         )
+        if after.labels and not before.labels:
+            self._folder.note(f"round {number}: {described(after.labels, self._contract.spec.task)}")
         self._progress.update(
             round=number + 1, round_seconds=sum(self._store.seconds.values()) / len(self._store.seconds)
         )

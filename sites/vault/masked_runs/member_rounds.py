@@ -22,6 +22,7 @@ from fedpp.aggregation.round_context import ring_of
 from fedpp.aggregation.run_stage import RunStage, advanced
 from fedpp.errors import FedppError, MaskError, VaultError
 from fedpp.key_material import KEY_BYTES, seal, unseal
+from fedpp.protocol.label_counts import with_labels
 from fedpp.protocol.run_statements import Purpose, SignedStatement, aggregate_id
 from fedpp.protocol.state_certificate import LACKS_STATE
 from fedpp.values import canonical
@@ -80,7 +81,9 @@ class MemberRound:
     @cached_property
     def length(self) -> int:
         """Return the number of values of the round's vector."""
-        return round_vector.length(self.stage.due, self.accepted.contract.spec.network, self.stage.state.n)
+        contract, stage = self.accepted.contract, self.stage
+        labels = own_update.opens_labels(contract, stage)
+        return round_vector.length(stage.due, contract.spec.network, stage.state.n, labels=labels)
 
     @cached_property
     def inputs(self) -> UpdateInputs:
@@ -157,7 +160,8 @@ class MemberRound:
         aggregate = self._aggregate(trained, released, low, carry)
         opened = self._opened(aggregate, trained, released, sealed, low)
         after = self._after(aggregate, opened)
-        counts = canonical(after.counts.to_mapping()).decode() if after.counts else ""
+        labels = after.labels if self.stage.labels is None else None  # those that this round opened
+        counts = canonical(with_labels(after.counts, labels)).decode() if after.counts else ""
         with self.stages.adding(self.accepted, after) as digest:
             statement = self._sign("step", {"state": digest, "counts": counts})
             if after.due == "end":
@@ -296,14 +300,15 @@ class MemberRound:
 
     def _after(self, aggregate: str, opened: EncodedUpdate) -> RunStage:
         """Return the next stage."""
-        contract = self.accepted.contract
+        contract, stage = self.accepted.contract, self.stage
         network, weights = contract.spec.network, tuple(member.weight for member in contract.cohort)
-        chosen = self.stages.chosen(self.accepted, self.stage) if self.stage.due == "validation" else None
+        chosen = self.stages.chosen(self.accepted, stage) if stage.due == "validation" else None
+        best, due_labels = chosen.state if chosen else None, own_update.opens_labels(contract, stage)
         try:
-            mean, counts = round_vector.opened(self.stage.due, network, self.stage.state.n, opened, weights, self.ring)
-            return advanced(
-                contract, self.stage, mean, counts, aggregate, self.of.algebra, chosen.state if chosen else None
+            mean, counts, labels = round_vector.opened(
+                stage.due, network, stage.state.n, opened, weights, self.ring, labels=due_labels
             )
+            return advanced(contract, stage, mean, counts, aggregate, self.of.algebra, best, labels)
         except FedppError as error:
             raise refused(run_refusals.NOT_OPENED, f"{self.accepted.digest[:16]}: {error}") from None
 

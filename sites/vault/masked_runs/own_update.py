@@ -1,4 +1,4 @@
-"""Own update of a site: clipped, with the evaluation counts of its base, and made once for its inputs.
+"""Own update of a site: clipped, with its counts for the round, and made once for its inputs.
 
 Its inputs are the base's weights, the plan, the purpose and the dataset. The update is stored before it is masked, so
 that a revision without a site masks the same one anew.
@@ -18,8 +18,10 @@ from fedpp.aggregation.round_context import ring_of
 from fedpp.aggregation.run_stage import RunStage, member_bound
 from fedpp.aggregation.step_bounds import clipped
 from fedpp.errors import FedppError
+from fedpp.protocol import label_counts
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
+from fedpp.protocol.label_counts import LabelCounts
 from fedpp.protocol.run_contract import FRESH, RunContract
 from fedpp.values import canonical
 
@@ -51,15 +53,17 @@ class UpdateInputs:
 
 @dataclass(frozen=True)
 class OwnUpdate:
-    """A site's clipped update, one vector, or None where the round does not train; and the counts of the base."""
+    """A site's clipped update, one vector, or None where the round does not train; and its counts for the round."""
 
     update: Vector | None
-    counts: AnyCounts
+    counts: AnyCounts  # of the base
+    labels: LabelCounts | None  # of its training split, if the round opens them
 
     def encoded(self, contract: RunContract, stage: RunStage, weight: int) -> EncodedUpdate:
         """Return x_i, the update times its weight and the words of the counts."""
         rows = None if self.update is None else unflat(self.update, contract.spec.network, stage.state.n)
-        return round_vector.encoded(stage.due, contract.spec.network, rows, self.counts, weight, ring_of(contract.spec))
+        network, ring = contract.spec.network, ring_of(contract.spec)
+        return round_vector.encoded(stage.due, network, rows, self.counts, weight, ring, self.labels)
 
 
 def inputs_of(of: RunSite, accepted: AcceptedContract, stage: RunStage) -> UpdateInputs:
@@ -72,6 +76,7 @@ def inputs_of(of: RunSite, accepted: AcceptedContract, stage: RunStage) -> Updat
         "privacy": contract.privacy,
         "round": stage.number + 1,
         "spec": spec.to_json(),
+        **({} if stage.labels is None else {"labels": list(stage.labels)}),  # which weigh the loss
     }
     return UpdateInputs(
         stage.weights_id(of.digest_key),
@@ -89,9 +94,8 @@ def stored(of: RunSite, inputs: UpdateInputs) -> OwnUpdate | None:
         return None
     content = of.journal.unseal(row[1], _name(inputs)).decode()
     kind = FindingCounts if of.dataset.manifest.multi_label else Counts
-    counts: AnyCounts = kind.from_mapping(json.loads(content))
     update = np.frombuffer(of.journal.read(row[0]), "<f8") if row[0] else None
-    return OwnUpdate(update, counts)
+    return OwnUpdate(update, *label_counts.read_labels(json.loads(content), kind))
 
 
 def make(
@@ -111,16 +115,19 @@ def make(
         return None
     try:
         rows = _clipped(of, accepted, stage, update) if stage.due == "train" and update is not None else None
+        min_patients = of.policy().evaluation.min_patients
+        labels = of.counts.labelled("train", min_patients) if opens_labels(accepted.contract, stage) else None
         if logits is None or not counted:
-            return OwnUpdate(rows, of.counts.none())
-        return OwnUpdate(rows, of.counts.count(stage.split, logits, of.policy().evaluation.min_patients))
+            return OwnUpdate(rows, of.counts.none(), labels)
+        return OwnUpdate(rows, of.counts.count(stage.split, logits, min_patients), labels)
     except FedppError as error:
         raise refused(run_refusals.NO_UPDATE, f"{accepted.digest[:16]}: {error}") from None
 
 
 def keep(of: RunSite, accepted: AcceptedContract, stage: RunStage, inputs: UpdateInputs, own: OwnUpdate) -> None:
     """Store the update of the round that follows a stage, and forget those of earlier rounds, within `writing`."""
-    content, nonce, number = canonical(own.counts.to_mapping()), accepted.origin, stage.number + 1
+    content = canonical(label_counts.with_labels(own.counts, own.labels))
+    nonce, number = accepted.origin, stage.number + 1
     for (earlier,) in of.journal.rows("updates", "DISTINCT round", nonce=nonce):
         if earlier < number:
             of.journal.delete("updates", nonce=nonce, round=earlier)
@@ -132,6 +139,11 @@ def keep(of: RunSite, accepted: AcceptedContract, stage: RunStage, inputs: Updat
         file=of.journal.keep(own.update.astype("<f8").data) if own.update is not None else "",
         counts=of.journal.seal(content, _name(inputs)),
     )
+
+
+def opens_labels(contract: RunContract, stage: RunStage) -> bool:
+    """Tell whether the round that follows a stage opens the cohort's counts of training labels."""
+    return round_vector.opens_labels(stage.due, contract.spec.training.hyperparameters, stage.labels)
 
 
 def _clipped(of: RunSite, accepted: AcceptedContract, stage: RunStage, update: Vector) -> Vector:

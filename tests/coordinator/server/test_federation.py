@@ -36,6 +36,7 @@ from fedpp.protocol.site_description import SiteDescription
 from simulations.benchmarks.simulated_client import counted, findings
 
 LENGTH = TINY.parameters() * 2
+TRAINING = "labels"  # a field of requests to train alone
 
 
 def admitted(grid: Grid, run: RunConfig) -> Admission:
@@ -453,6 +454,30 @@ def test_a_run_in_clear_averages_the_updates(tmp_path: Path, capsys: pytest.Capt
     assert "secure aggregation is OFF: this coordinator sees" in capsys.readouterr().err
     for values in model_of(tmp_path).rows.values():
         np.testing.assert_allclose(values, 2 * (3 * 0.25 - 5 * 0.125) / 8, rtol=1e-15)
+
+
+def labelled(*labels: int) -> Callable[[RecordDict], RecordDict]:
+    """Return a change of an update: with these counts of training labels."""
+
+    def change(good: RecordDict) -> RecordDict:
+        good[messages.METRICS][messages.LABELS] = list(labels)
+        return good
+
+    return change
+
+
+def test_a_balanced_run_in_clear_sends_the_labels_of_round_one(tmp_path: Path) -> None:
+    """The coordinator adds what the sites count in round 1, and each later request to train carries the sum."""
+    counts = {"a": (1, 2), "b": (3, 0), "c": (2, 2), "d": ()}
+    sites = [Site(describe(name), {"train": labelled(*labels)}) for name, labels in counts.items()]
+    record = federate(LocalGrid(sites), config(tmp_path, sites=4, rounds=3, positive_weight=0.0))
+    asked = [content for content in sites[0].seen if TRAINING in content[messages.CONFIG]]
+    assert [messages.TrainRequest.read(content).labels for content in asked] == [(), (4, 2), (4, 2)]
+    assert record.labels == (4, 2)
+    assert FederationRecord.load(tmp_path / "federation.json") == record
+    assert set(record.quarantined) == {"c", "d"}  # 3 training sequences have other labels
+    assert "3 training sequences of 2 classes cannot be counted as [2, 2]" in record.quarantined["c"]
+    assert "training labels no 4, yes 2; weights 1, 2 from round 2" in (tmp_path / "run" / "log").read_text()
 
 
 def test_local_baselines_are_recorded(tmp_path: Path) -> None:

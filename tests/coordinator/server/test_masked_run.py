@@ -59,6 +59,21 @@ def test_a_run_ends_with_a_certified_model_and_the_figures_of_all_sites(cohort: 
     assert not list((out / "run" / "updates").iterdir())
 
 
+def test_a_balanced_run_records_the_training_labels_of_all_sites(
+    cohort: list[Hospital], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Log, record and report have their sum, and the weights from it."""
+    out = tmp_path / "out"
+    record = federate([Node(of) for of in cohort], out, positive_weight=0.0)
+    assert record.labels == (9, 9)
+    assert FederationRecord.load(out / RECORD) == record
+    line = "training labels no 9, yes 9; weights 1, 1 from round 2"
+    assert f"round 1: {line}" in log_of(out)
+    assert main(["report", str(out)]) == 0
+    assert load_report(out / "report.json").settings["balanced loss"] == line
+    assert line in capsys.readouterr().err + (out / "report.html").read_text()
+
+
 def test_a_masked_run_is_reported_from_the_figures_of_all_sites(
     cohort: list[Hospital], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

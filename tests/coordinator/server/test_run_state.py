@@ -28,10 +28,10 @@ SITE = describe("a")
 ENTRY = JournalEntry(2, 1, {"a": SITE}, {"a": "cd" * 32}, {"b": "its update"})
 OF = Aggregate((Contribution("a", 3),))
 AGGREGATE = RoundAggregate(
-    2, 1, OF, messages.WORDS, np.arange(9, dtype="<u8"), {"b": "late"}, {"a": "far"}, b"\x00 moments"
+    2, 1, OF, messages.WORDS, np.arange(9, dtype="<u8"), {"b": "late"}, {"a": "far"}, b"\x00 moments", (4, 2)
 )
 ROUND = RoundRecord(1, ("a",), {"a": counted(SITE, 2)}, 1.5, 2, {"b": "late"}, {"a": "far"})
-CHECKPOINT = Checkpoint(1, "ef" * 32, b"\n state \x00", (ROUND,), 3.5, b"\x00 moments")
+CHECKPOINT = Checkpoint(1, "ef" * 32, b"\n state \x00", (ROUND,), 3.5, b"\x00 moments", (4, 2))
 
 
 @pytest.fixture

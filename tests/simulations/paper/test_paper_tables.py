@@ -279,5 +279,7 @@ def test_hyperparameters_are_checked_before_any_data_are_read():
     """Settings refuse hyperparameters out of range, such as a batch that is too large."""
     with pytest.raises(ConfigError, match="batch-size must be a whole number from 1 to 4096, got 5000"):
         Settings.chosen("ours", {"batch_size": 5000})
-    with pytest.raises(ConfigError, match="positive-weight must be a finite number above 0"):
+    with pytest.raises(ConfigError, match="positive-weight must be a finite number of at least 0"):
         Settings.chosen("ours", {"positive_weight": float("inf")})
+    with pytest.raises(ConfigError, match="positive-weight 0 is of a federation"):
+        Settings.chosen("ours", {"positive_weight": 0.0})

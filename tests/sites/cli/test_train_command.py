@@ -265,8 +265,9 @@ def test_early_stopping_keeps_the_best_epoch(here: Trainer, domain: KeyDomain, a
     assert metrics(count(labels, softmax(logits))).loss == pytest.approx(losses[best - 1], abs=1e-8)
 
 
-def test_early_stopping_needs_the_vault(here: Trainer, address: str):
-    """Patience without a vault, and a vault that is not there, are one line each."""
+def test_what_others_decide_needs_them(here: Trainer, address: str):
+    """Patience without a vault, a vault that is not there, and labels of other sites are one line each."""
+    assert "positive-weight 0 is of a federation" in here.refused("out", "--positive-weight", "0")
     assert "--patience needs --vault" in here.refused("out", "--patience", "2")
     assert "no vault answers at" in here.refused("out", "--vault", address)
     assert not (here.folder / "out").exists()

@@ -40,8 +40,11 @@ from fedpp.config.run_config import SITES_FOLDER
 from fedpp.config.server_optimizer import ServerOptimizerConfig
 from fedpp.config.task import Gaps
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
+from fedpp.keys import encryption
 from fedpp.keys.key_domain import KeyDomain
+from fedpp.learning.encrypted_training import EncryptedTrainer
 from fedpp.learning.initial_weights import encrypted_initial_weights
+from fedpp.learning.metrics import count, softmax
 from fedpp.protocol import messages
 from fedpp.protocol.coordinator_identity import SIMULATED, CoordinatorNames
 from fedpp.protocol.membership import NO_BUNDLE, Proof
@@ -393,3 +396,34 @@ def test_the_coordinator_learns_no_path(
     assert entry.getMessage().startswith("describe failed" if what == "defect" else "describe refused: ")
     secret = {"vault": "hospital-", "settings": "unknown 'vaults'", "defect": "nowhere/0.json"}.get(what, str(tmp_path))
     assert secret in caplog.text
+
+
+def test_a_balanced_site_counts_its_own_labels(
+    north: Node, tmp_path: Path, domain: KeyDomain, plaintext: Plaintext
+) -> None:
+    """It sends them with its update of round 1 alone, and balances its local baseline by them from round 2 on."""
+    rare = np.where(np.arange(len(plaintext[1])) == 1, 1, 0)
+    site, run_spec = (
+        north.use(write_dataset(tmp_path / "rare", domain, (plaintext[0], rare))),
+        run_spec_of(domain, positive_weight=0.0),
+    )
+    second = initial_state(domain, run_spec, number=1).to_bytes()
+    with site.beside_vault():
+        first = train_reply(site, run_spec)
+        later = site.reply_to(messages.TrainRequest(run_spec, 2, labels=(5, 1)), second)
+        baseline = site.reply_to(messages.LocalBaselineRequest(run_spec, 2))
+    assert list(first.metric_records[messages.METRICS][messages.LABELS]) == [5, 1]
+    assert set(later.metric_records[messages.METRICS]) == {messages.EXAMPLES}
+
+    training, key = run_spec.training, domain.evaluation_key()
+    rows = encrypted_initial_weights(run_spec.network, domain.initial_seed(training.seed), domain.computing_key())
+    for number, weight in ((1, 1.0), (2, 5.0)):
+        hyperparameters = replace(training.hyperparameters, positive_weight=weight)
+        trainer = EncryptedTrainer(run_spec.network, key.algebra(), hyperparameters, training.dtype)
+        trainer.model.run_eagerly = True
+        trainer.load(rows)
+        trainer.fit(site.dataset, epochs=training.epochs, seed=(training.seed, number))
+        rows = trainer.rows()
+    tested = site.dataset.indices("test")
+    logits = encryption.decrypt(domain, trainer.logits(site.dataset, tested))
+    assert dict(baseline[messages.METRICS]) == count(rare[tested], softmax(logits)).to_mapping()

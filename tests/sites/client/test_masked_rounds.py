@@ -43,15 +43,18 @@ TRAIN = masked_messages.TRAIN
 def three(
     trainers: None, north: Node, south: Node, tmp_path: Path, sockets: str, domain: KeyDomain, plaintext: Plaintext
 ) -> Iterator[list[Node]]:
-    """Return three nodes in the order of their names, beside their vaults."""
+    """Return three nodes in the order of their names, beside their vaults; 7 of 18 training labels are positive."""
     del trainers
-    dataset = write_dataset(tmp_path / "eastern", domain, (plaintext[0] * 1.2 - 0.1, plaintext[1]))
+    rare = np.where(np.arange(len(plaintext[1])) == 1, 1, 0)
+    dataset = write_dataset(tmp_path / "eastern", domain, (plaintext[0] * 1.2 - 0.1, rare))
     nodes = [node(tmp_path / "east", sockets, dataset, domain, "east"), north, south]
     with beside_vaults(nodes):
         yield nodes
 
 
-def in_clear(nodes: list[Node], state: GlobalState, run: MaskedRun, number: int) -> GlobalState:
+def in_clear(
+    nodes: list[Node], state: GlobalState, run: MaskedRun, number: int, labels: tuple[int, ...] = ()
+) -> GlobalState:
     """Return the state after a round of the nodes' updates in clear, averaged by hand."""
     spec, domain, updates = replace(run.contract.spec, masked=False), nodes[0].site.domain, []
     participants = participants_of(domain, proof(domain, "south"), proof(domain, "east"))
@@ -59,7 +62,7 @@ def in_clear(nodes: list[Node], state: GlobalState, run: MaskedRun, number: int)
     total = np.zeros(spec.network.parameters() * state.n, ring.dtype)
     for each in nodes:
         each.permit(secure_aggregation="optional")
-        request, base = TrainRequest(spec, number), replace(state, round=number - 1)
+        request, base = TrainRequest(spec, number, labels=labels), replace(state, round=number - 1)
         reply = each.reply_to(request, base.to_bytes(), participants=participants)
         updates.append(update_in(reply, spec))
         total = total + updates[-1]
@@ -82,6 +85,23 @@ def test_a_masked_run_trains_what_a_run_in_clear_trains(three: list[Node]) -> No
     for name, rows in expected.rows.items():
         np.testing.assert_array_equal(after[0].rows[name], rows)
     assert any((rows != before.rows[name]).any() for name, rows in expected.rows.items())
+
+
+def test_a_balanced_round_is_that_of_a_run_in_clear(three: list[Node]) -> None:
+    """In round 2 both weigh by the labels that round 1 opened, to the bit; with others the update is another one."""
+    run = MaskedRun(three, contract_of(three, rounds=2, positive_weight=0.0)).start()
+    run.round(1)
+    before, labels = run.stage(three[0]).state, run.stage(three[0]).labels
+    assert labels == (11, 7)
+    run.round(2)
+    after = run.stage(three[0]).state
+    expected = in_clear(three, before, run, 2, labels)
+    for each in three:
+        each.forget()
+    unweighted = in_clear(three, before, run, 2)
+    for name, rows in expected.rows.items():
+        np.testing.assert_array_equal(after.rows[name], rows)
+    assert any((rows != after.rows[name]).any() for name, rows in unweighted.rows.items())
 
 
 def test_a_run_is_validated_and_tested_at_its_end(three: list[Node]) -> None:

@@ -29,6 +29,7 @@ from fedpp.vault_api.vault_client import VaultClient
 from simulations.benchmarks.bench_vault import certified
 from sites.vault.audit.audit_log import AuditLog, Signer
 from sites.vault.evaluation_limits import MAX_PROOFS, EvaluationAllowance, EvaluationCall, ProofAllowance, is_run
+from sites.vault.split_counts import SplitCounts
 from sites.vault.vault_service import History
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -102,6 +103,16 @@ def test_a_finding_that_is_known_for_few_patients_is_withheld(domain: KeyDomain,
     log.close()
     _, *lines = map(json.loads, (tmp_path / "log").read_text().splitlines())
     assert [line.get("withheld") for line in lines] == [1, None, 2]
+
+
+def test_labels_of_a_finding_that_is_known_for_few_patients_are_withheld(domain: KeyDomain, tmp_path: Path):
+    """They are counted as evaluation counts are: absent and present, where enough patients have the finding known."""
+    states = ((1, 1, -1), (0, 0, -1), (1, 1, -1), (-1, -1, -1), (-1, 0, -1))
+    counts = SplitCounts(domain, of_findings(tmp_path / "d", domain, tuple(zip((0, 0, 1, 2, 3), states, strict=True))))
+    assert counts.labelled("test", 2) == (1, 2, 2, 2, 0, 0)
+    assert counts.labelled("test", 3) == (0, 0, 2, 2, 0, 0)
+    assert counts.labelled("test", 4) == (0,) * 6
+    assert counts.labelled("train", 2) == (0,) * 6
 
 
 def of_findings(path: Path, domain: KeyDomain, sequences: Sequence[tuple[int, Sequence[int]]]) -> EncryptedDataset:

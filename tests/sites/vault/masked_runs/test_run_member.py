@@ -2,11 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import SPLIT, write_dataset
 from run_hospitals import DOMAIN, Coordinator, Hospital, contract_of
 
 from fedpp.aggregation.global_state import unflat
@@ -15,6 +16,7 @@ from fedpp.aggregation.run_stage import mean_bound, site_bound
 from fedpp.aggregation.server_step import step
 from fedpp.aggregation.step_bounds import clipped
 from fedpp.errors import FederationError, MaskError, VaultError
+from fedpp.keys import encryption
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.run_statements import SignedStatement
 from fedpp.protocol.state_certificate import LACKS_STATE, StateCertificate
@@ -64,6 +66,46 @@ def test_a_report_has_the_whole_digest_in_its_name(cohort: list[Hospital]):
     """In 2^32 tries a coordinator finds two contracts that begin alike, and one with per-site reports among them."""
     contract = contract_of(cohort)
     assert OwnReport(cohort[0].folder, contract).path.stem == contract.digest
+
+
+def labels_of(cohort: Sequence[Hospital]) -> tuple[int, ...]:
+    """Return how many training sequences of all sites have each class, from their decrypted labels."""
+    rows = [of.dataset.labels(of.dataset.indices("train")) for of in cohort]
+    return tuple(np.bincount(encryption.decrypt_classes(DOMAIN, np.concatenate(rows))).tolist())
+
+
+def test_training_labels_of_the_cohort_are_opened_in_round_one(cohort: list[Hospital]):
+    """Their sum over the sites is signed with round 1, and in every later state; no site's own counts leave it."""
+    cohort[1] = relabelled(cohort[1])
+    run = Coordinator(cohort, contract_of(cohort, rounds=2, positive_weight=0.0)).begin()
+    expected = labels_of(cohort)
+    assert expected == (8, 10)
+    seen = []
+    for number in (1, 2, 3, 4):
+        run.round(number)
+        seen.append({stage.labels for stage in run.stages()})
+    assert seen == [{expected}] * 4
+    signed = [s.statement for s in run.signed() if s.statement.purpose == "step"]
+    stated = {(of.round, tuple(json.loads(of.facts["counts"]).get("labels", ()))) for of in signed}
+    assert stated == {(1, expected), (2, ()), (3, ()), (4, ())}
+
+
+def test_labels_are_not_opened_where_nothing_needs_them(cohort: list[Hospital]):
+    """With a fixed weight the vectors are as long as they were, and no statement counts labels."""
+    run = Coordinator(cohort, contract_of(cohort, rounds=1)).begin()
+    run.round(1)
+    assert {stage.labels for stage in run.stages()} == {None}
+    assert '"labels"' not in "".join(run.statements)
+
+
+def relabelled(of: Hospital) -> Hospital:
+    """Return the hospital with a dataset of other labels, two of six training sequences negative."""
+    of.journal.close()
+    generator = np.random.default_rng(7)
+    frames = generator.normal(size=(len(SPLIT), 2, 8, 8, 1))
+    labels = np.array([1, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0])
+    of.dataset = write_dataset(of.folder.parent / "other data", DOMAIN, (frames, labels))
+    return of.open()
 
 
 def test_a_repeated_request_gets_the_first_reply(cohort: list[Hospital]):

@@ -44,6 +44,38 @@ def test_a_run_goes_on_without_a_site_that_is_away(five: list[Hospital]):
     assert (ends[0].number, ends[0].due) == (4, "end")
 
 
+def test_a_revision_carries_the_training_labels_over(five: list[Hospital]):
+    """They were opened for the cohort of round 1: its smaller successor opens none, and weighs as before."""
+    run = Coordinator(five, contract_of(five, rounds=2, positive_weight=0.0)).begin()
+    run.round(1)
+    opened = {stage.labels for stage in run.stages()}
+    assert opened == {(15, 15)}
+    contract = revision_of(run, 1, five[:4])
+    after = revised(run, contract.changed(spec=contract.spec.changed(positive_weight=0.0)), five[:4]).begin()
+    assert {stage.labels for stage in after.stages()} == opened
+    after.round(2)
+    assert {stage.labels for stage in after.stages()} == opened
+    stated = [s.statement for s in after.signed() if s.statement.purpose == "step" and s.statement.round == 2]
+    assert len(stated) == 4
+    assert not any('"labels"' in of.facts["counts"] for of in stated)
+
+
+def test_stored_labels_are_masked_anew_for_the_smaller_cohort(five: list[Hospital]):
+    """Before round 1 is opened the revision opens them, as each vault counted them, whatever its policy is now."""
+    run = Coordinator(five, contract_of(five, rounds=1, positive_weight=0.0)).begin()
+    run.train(1)
+    contract = revision_of(run, 0, five[:4])
+    after = revised(run, contract.changed(spec=contract.spec.changed(positive_weight=0.0)), five[:4]).begin()
+    for of in five[:4]:  # no update is sent: the vault has it
+        reply = of.vault.train(after.digest, 1, after.statements)
+        assert reply is not None
+        after.masked[of.name] = reply[0]
+        after.statements.append(reply[1])
+    after.release(1)
+    after.step(1)
+    assert {stage.labels for stage in after.stages()} == {(12, 12)}
+
+
 def test_the_stored_update_is_masked_anew_for_the_smaller_cohort(five: list[Hospital]):
     """A site goes away after P1: the others' updates are not made again, and the old round is never released."""
     run = Coordinator(five, contract_of(five, rounds=1)).begin()
