@@ -63,10 +63,14 @@ class StatementChains:
         Raises `MissingLinksError` where others come before them, `ForkError` for a second one where a site may sign
         one, and `FederationError` for a list that is too long, names a place twice, or has one that is not genuine.
         """
-        most = MAX_NEW * self.contract.n
-        if len(statements) > most:
-            raise FederationError(f"a list of {len(statements)} statements is too long: at most {most} in one request")
+        self.require_few(len(statements))
         return self._add(statements)
+
+    def require_few(self, count: int, lists: int = 1) -> None:
+        """Raise `FederationError` for more statements than as many lists have, before one of them is even parsed."""
+        most = lists * MAX_NEW * self.contract.n
+        if count > most:
+            raise FederationError(f"a list of {count} statements is too long: at most {most} in one request")
 
     def of(self, purpose: Purpose, number: int = 0) -> dict[str, SignedStatement]:
         """Return the statements of a purpose and round by site, as far as they are known."""

@@ -64,7 +64,7 @@ def verified_first() -> AbstractContextManager[None]:
             of._verify(signed)
         return take(of, statements)
 
-    return replaced((StatementChains, "take", at_once))
+    return replaced((StatementChains, "take", at_once), (StatementChains, "require_few", lambda *_: None))
 
 
 def proof_flood(laboratory: Laboratory) -> float:

@@ -36,6 +36,7 @@ from .run_site import LogHead, RunSite, refused
 from .run_stages import RunStages
 
 TIDY = timedelta(hours=1)
+_WITH_EARLIER = 3  # lists in a request of a revision: statements of the earlier contract, which may have more members
 _STAGE_VALUE_BYTES = 33  # of a weight and its moments, in float64, with a seal of 20 bytes for each MiB
 _STAGE_FACT_BYTES = 2**25  # at most: counts of a thousand classes
 
@@ -179,6 +180,7 @@ class RunMember:
         with self._turn:
             self._tidy()
             accepted = AcceptedContract.load(self._of, contract)
+            accepted.chains.require_few(len(statements), 1 if accepted.contract.parent is None else _WITH_EARLIER)
             signed = [accepted.read(text) for text in statements]
             if accepted.contract.parent is not None:  # its certificates, and the burns by which locks move
                 old, parent = accepted.contract.parent.contract, run_revisions.parent_of(self._of, accepted.contract)

@@ -314,3 +314,14 @@ def endorsed(cohort: list[Hospital]) -> str:
     for of in cohort:
         endorse(of.folder, of.site, identifier, NOW + timedelta(days=3), model)
     return identifier
+
+
+def test_lists_are_counted_before_one_of_them_is_parsed(cohort: list[Hospital]):
+    """40,000 certificates, or statements, in one request would keep a vault busy for a minute."""
+    run = Coordinator(cohort, contract_of(cohort))
+    repeated = [*[cohort[0].site.certificate.to_json()] * 4, "no certificate"]
+    with pytest.raises(FederationError, match="its 3 members have other certificates than the 4 beside it"):
+        cohort[0].vault.accept(run.contract.to_json(), repeated)
+    run.begin()
+    with pytest.raises(FederationError, match="a list of 769 statements is too long: at most 768"):
+        cohort[0].vault.train(run.digest, 1, ["no statement"] * 769)
