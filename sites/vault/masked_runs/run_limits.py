@@ -195,8 +195,14 @@ def _require_room(of: RunSite, contract: RunContract, limits: RunLimits) -> None
 
 
 def _since(of: RunSite, column: str, span: timedelta, *, runs: bool = False) -> int:
-    """Count the contracts whose time in a column is within a span before now; of `runs`, which were not abandoned."""
+    """Count the contracts whose time in a column is within a span before now.
+
+    Of `runs` those count that were not abandoned, and those whose coin this site showed: a member that dislikes what
+    the others' coins make could otherwise have runs abandoned and started until the first weights serve it.
+    """
     begin = int((of.now() - span).timestamp())
-    rows = of.journal.rows("contracts", f"{column}, revision, ended")
-    counted = [at for at, revision, ended in rows if not (runs and (revision or ended == ABANDONED))]
+    rows = of.journal.rows("contracts", f"{column}, revision, ended, started")
+    counted = [
+        at for at, revision, ended, coin in rows if not (runs and (revision or (ended == ABANDONED and not coin)))
+    ]
     return sum(at is not None and at > begin for at in counted)

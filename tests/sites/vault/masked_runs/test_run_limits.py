@@ -219,6 +219,20 @@ def test_runs_of_a_year_are_bounded(cohort: list[Hospital]):
     assert accepted(cohort[0], later, cohort)
 
 
+def test_a_run_whose_coin_was_shown_counts_though_it_was_abandoned(cohort: list[Hospital]):
+    """Whoever dislikes the first weights has them drawn anew by another run; one without coins costs nothing."""
+    for of in cohort:
+        of.limits = RunLimits(max_runs=1)
+    runs = [Coordinator(cohort, contract_of(cohort, nonce=f"{k:064x}")) for k in range(3)]
+    accepted(cohort[0], runs[0].contract, cohort)
+    cohort[0].vault.abandon(runs[0].digest)
+    runs[1].all_state(lambda of: of.vault.accept(runs[1].contract.to_json(), runs[1].certificates))
+    assert cohort[0].vault.coin(runs[1].digest, runs[1].statements)
+    cohort[0].vault.abandon(runs[1].digest)
+    with pytest.raises(PolicyError, match="took part in 1 runs within a year"):
+        accepted(cohort[0], runs[2].contract, cohort)
+
+
 def test_a_run_ends_with_its_contract_s_expiry(cohort: list[Hospital]):
     """Afterwards nothing new is signed, and with the next contract its keys are forgotten."""
     run = Coordinator(cohort, contract_of(cohort, rounds=1)).begin()
