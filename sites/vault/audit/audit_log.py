@@ -24,6 +24,7 @@ from fedpp.values import canonical
 from .audit_chain import BEGIN, MAX_LINE_BYTES, PURPOSE, Chain, Record, is_torn
 
 MODE = 0o640
+LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,15 @@ class Signer:
 
 
 class AuditLog:
-    """An open log, locked against other processes."""
+    """An open log, locked against other processes.
 
-    def __init__(self, path: Path, descriptor: int, signer: Signer) -> None:
+    The lock is a file beside it, for its owner alone: the log's group may read it, and whoever can open a file can hold
+    its lock, and keep a vault from starting.
+    """
+
+    def __init__(self, path: Path, descriptor: int, lock: int, signer: Signer) -> None:
         """Keep what `open` checked."""
-        self._path, self._file, self._signer = path, descriptor, signer
+        self._path, self._file, self._lock, self._signer = path, descriptor, lock, signer
         self._chain = Chain(str(path))
         self._size = self._synced = 0  # bytes written, and bytes of these on the disk
         self._broken, self._failing = "", False
@@ -59,9 +64,14 @@ class AuditLog:
         """
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
+            try:
+                lock = os.open(path.with_name(f".{path.name}.lock"), LOCK_FLAGS, 0o600)
+            except OSError:
+                os.close(descriptor)
+                raise
         except OSError as error:
-            raise VaultError(f"cannot open the audit log {path}: {error.strerror}") from None
-        log = cls(path, descriptor, signer)
+            raise VaultError(f"cannot open the audit log {path}, or its lock beside it: {error.strerror}") from None
+        log = cls(path, descriptor, lock, signer)
         try:
             log._begin(seen)
         except BaseException:
@@ -110,12 +120,13 @@ class AuditLog:
         with self._writing, self._syncing:
             self._broken = "the audit log is closed: the vault is stopping"
             os.close(self._file)
+            os.close(self._lock)
 
     def _begin(self, seen: Callable[[Record], None]) -> None:
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
             raise VaultError(f"the audit log {self._path} is no file: name one")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise VaultError(f"another vault writes to the audit log {self._path}: give each its own") from None
         torn = self._read(seen)

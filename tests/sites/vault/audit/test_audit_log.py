@@ -1,5 +1,6 @@
 """The audit log: one signed line a call; a changed, lost or forged line is found."""
 
+import fcntl
 import json
 import os
 import resource
@@ -250,6 +251,14 @@ def test_two_vaults_do_not_write_one_log(domain: KeyDomain, dataset: EncryptedDa
     with site_vault(domain, dataset, address, "--audit-log", path), VaultClient(address) as client:
         client.info()
     assert [line["method"] for line in records(path)] == ["begin", "Info"]
+
+
+def test_who_may_read_the_log_cannot_hold_its_lock(short: Path, signer: Signer):
+    """Its group can, in which the trainer is: a held lock would keep the vault from starting."""
+    with short.open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        AuditLog.open(short, signer).close()
+    assert stat.S_IMODE(short.with_name(f".{short.name}.lock").stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("what", ["link", "folder", "pipe"])
