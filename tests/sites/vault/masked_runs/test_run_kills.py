@@ -5,8 +5,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from conftest import ROOT
@@ -16,7 +18,8 @@ from fedpp.errors import FederationError, ForkError, VaultError
 from sites.vault.masked_runs import run_refusals
 from sites.vault.masked_runs.run_journal import RunJournal
 
-WRITES = 23  # of one site in a run of one round of training: others' statements, and its own
+WRITES = 24  # of one site in a run of one round of training: others' statements, its own, and that it forgets its key
+ARRAYS = 5  # that it keeps: four states and one update
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -34,8 +37,17 @@ class Killed(RunJournal):
         if Killed.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
+def renamed(event, arguments):
+    if event == "os.rename" and str(cohort[1].folder) in str(arguments[1]):
+        Killed.left -= 1
+        if Killed.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
 cohort = hospitals(Path(sys.argv[1]))
-cohort[1].restart(Killed)
+if sys.argv[3] == "renaming":
+    sys.addaudithook(renamed)
+else:
+    cohort[1].restart(Killed)
 Coordinator(cohort, contract_of(cohort, rounds=1)).begin().finish()
 """
 
@@ -45,16 +57,39 @@ class PowerLossError(Exception):
 
 
 class DyingJournal(RunJournal):
-    """A journal whose process dies at each of its writes, once before it is on the disk and once right after."""
+    """A journal whose process dies at each of its writes, once before it is on the disk and once right after.
+
+    It dies once more while it writes an array, of which a part is left behind.
+    """
 
     commits = 0
+    content: ClassVar[list[str]] = []  # of the database, as it is on the disk
+    kept: ClassVar[Counter[str]] = Counter()  # tries to keep an array
 
     def commit(self) -> None:
         """Write on the second try, and die on both."""
+        content = list(self._database.iterdump())
+        if content == DyingJournal.content:  # nothing new is written
+            super().commit()
+            return
         DyingJournal.commits += 1
         if DyingJournal.commits % 2 == 0:
             super().commit()
+            DyingJournal.content = content
         raise PowerLossError
+
+    def keep(self, *content: bytes | memoryview) -> str:
+        """Write an array on the third try, and die on all until then."""
+        digest = sha256(b"".join(content)).hexdigest()
+        DyingJournal.kept[digest] += 1
+        if DyingJournal.kept[digest] == 2:
+            (self.folder / "arrays" / f".{digest}.cut_short.tmp").write_bytes(bytes(content[0])[:7])
+        if DyingJournal.kept[digest] < 3:
+            raise PowerLossError
+        name = super().keep(*content)
+        if DyingJournal.kept[digest] == 3:
+            raise PowerLossError
+        return name
 
 
 class Reviving:
@@ -91,20 +126,27 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_death_before_and_after_each_write_changes_no_bit(cohort: list[Hospital], undisturbed: str):
     """Asked again, a vault that starts anew each time comes to the same weights."""
     DyingJournal.commits = 0
+    DyingJournal.kept.clear()
     dying = cohort[1]
     dying.restart(DyingJournal)
     shown = Hospital.seen(dying, Reviving(dying))
     assert weights([cohort[0], shown, cohort[2]]) == undisturbed
-    assert DyingJournal.commits == 2 * WRITES
+    assert (DyingJournal.commits, len(DyingJournal.kept)) == (2 * WRITES, ARRAYS)
+    dying.restart()
+    named = {name for table in ("updates", "stages") for (name,) in dying.journal.rows(table, "file") if name}
+    assert {path.name for path in (dying.folder / "arrays").iterdir()} == named  # no write that did not end
 
 
 @pytest.mark.parametrize(
     ("write", "moment"),
     [
-        *((7, "before"), (9, "after"), (11, "before"), (13, "after")),
+        *((7, "before"), (9, "after"), (11, "before"), (13, "after"), (3, "renaming")),
         *(
             pytest.param(*of, marks=pytest.mark.slow)
-            for of in ((2, "after"), (8, "before"), (10, "after"), (22, "before"))
+            for of in (
+                *((2, "after"), (8, "before"), (10, "after"), (22, "before")),
+                *((number, "renaming") for number in (1, 2, 4, 5, 6)),
+            )
         ),
     ],
 )
