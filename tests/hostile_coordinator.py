@@ -23,7 +23,7 @@ from fedpp.aggregation.linear_check import ExactSum, sum_hash
 from fedpp.aggregation.round_context import ring_of
 from fedpp.aggregation.run_stage import RunStage
 from fedpp.config.contract_limits import RunLimits
-from fedpp.errors import FedppError
+from fedpp.errors import FedppError, ForkError
 from fedpp.protocol.new_contract import small_changes
 from fedpp.protocol.run_contract import Parent, RunContract
 from fedpp.protocol.run_statements import SignedStatement
@@ -37,8 +37,9 @@ from sites.vault.masked_runs.run_locks import RoundContext
 
 HONEST, COLLUDING = ("East", "North", "South"), "West"
 LIMITS = RunLimits(max_changes=9, max_runs=99, max_starts=99)
-ROUND = ("train", "release", "step")
+STARTS, ROUND = ("accept", "coin", "start"), ("train", "release", "step")
 MIN_HONEST = 2
+LEAVING = ("burn", "abandon")
 
 
 class PowerLossError(Exception):
@@ -119,11 +120,13 @@ class Hostile:
         self.states: dict[tuple[str, int], set[str]] = {}  # that honest sites signed
         self.named: dict[tuple[str, str], set[str]] = {}  # T that a site named in a context
         self.places: dict[tuple[str, str, int], set[str]] = {}
+        self.is_restored = False
+        self.is_false = False  # whether a false sum was named
         self.begin()
 
     def begin(self) -> None:
         """Start the first run."""
-        for purpose in ("accept", "coin", "start"):
+        for purpose in STARTS:
             for site in (*HONEST, COLLUDING):
                 assert self.ask(self.runs[0], purpose, site)
 
@@ -156,6 +159,7 @@ class Hostile:
             pass
         else:
             assert not (replied and other and purpose in ROUND), f"{site} continues beside its copy"
+            self.is_false |= replied and false and purpose == "release"
             return replied
         return False
 
@@ -177,6 +181,76 @@ class Hostile:
                 for key in [key for key in of if key[1:] == (COLLUDING, 1)]:
                     del of[key]
                 of.update({(n, s, 1): v for (n, s, vault), v in list(of.items()) if (s, vault) == (COLLUDING, 0)})
+
+    def restore(self) -> None:
+        """Put the copy of West's vault in place of it, as from a backup; the second view has what the first signed."""
+        if (COLLUDING, 1) not in self.vaults:
+            return
+        first, copy = self.vaults[COLLUDING, 0], self.vaults.pop((COLLUDING, 1))
+        first.journal.close()
+        copy.journal.close()
+        shutil.rmtree(first.folder)
+        copy.folder.rename(first.folder)
+        first.open()
+        self.is_restored = True
+        for run in self.runs:
+            run.signed = [(site, 1 - vault if site == COLLUDING else 0, text) for site, vault, text in run.signed]
+            run.masked = {_other_vault(key): values for key, values in run.masked.items()}
+            run.sealed = {_other_vault(key): seed for key, seed in run.sealed.items()}
+
+    def is_over(self, run: Run) -> bool:
+        """Tell whether all members are at the end of a run, after an honest coordinator did what it can."""
+        for _ in (*HONEST, COLLUDING):  # each of them may die at a write
+            if all(self._ended(run, site) for site in run.contract.names):
+                return True
+            for purpose in (*STARTS, *(3 * ROUND)):
+                for site in run.contract.names:
+                    self.ask(run, purpose, site)
+        return all(self._ended(run, site) for site in run.contract.names)
+
+    def _ended(self, run: Run, site: str) -> bool:
+        try:
+            return RunStage.from_bytes(self.vaults[site, 0].vault.stage(run.digest)).due == "end"
+        except FedppError:
+            return False
+
+    def require_noticed(self) -> None:
+        """Fail unless each honest vault refuses two statements that West's vaults signed in one place of a run."""
+        for run in self.runs:
+            for both in self.forks(run):
+                for site in set(run.contract.names) & {*HONEST}:
+                    assert self._is_refused(run, site, both), f"{site} has not noticed that {COLLUDING} was copied"
+
+    def require_an_end(self) -> None:
+        """Fail if no run comes to its end with all sites back, unless one was left, a sum was false, or West copied.
+
+        A revision that cannot start, since some of its members are locked, is abandoned by those who are in it.
+        """
+        left = any(f'"purpose":"{how}"' in text for run in self.runs for *_, text in run.signed for how in LEAVING)
+        if left or self.is_false or self.is_restored or any(map(self.forks, self.runs)):
+            return
+        for run in reversed(self.runs):
+            if self.is_over(run):
+                return
+            for site in run.contract.names:
+                self.ask(run, "abandon", site)
+        raise AssertionError("with all sites back no run comes to its end")
+
+    def forks(self, run: Run) -> list[list[str]]:
+        """Return different statements that West's vaults signed in one place of a run."""
+        by_place: dict[int, dict[str, str]] = {}
+        for site, _, text in run.signed:
+            signed = SignedStatement.from_json(text)
+            if site == COLLUDING:
+                by_place.setdefault(signed.statement.place, {})[signed.digest] = text
+        return [list(at.values()) for at in by_place.values() if len(at) > 1]
+
+    def _is_refused(self, run: Run, site: str, statements: list[str]) -> bool:
+        try:
+            self.vaults[site, 0].restart().vault.train(run.digest, 1, [*run.shown(0), *run.shown(1), *statements])
+        except FedppError as error:
+            return isinstance(error, ForkError)
+        return False
 
     def kill(self, site: str, writes: int, *, written: bool) -> None:
         """Let a vault die at one of its next writes."""
@@ -328,6 +402,11 @@ class Hostile:
         vector[Mask((place,), (sha256(at._seed()).hexdigest(),))] = 1
         self.kept[of.name, _context_of(signed)] = vector
         self.seen.append(vector)
+
+
+def _other_vault(key: tuple[int, str, int]) -> tuple[int, str, int]:
+    number, site, vault = key
+    return number, site, 1 - vault if site == COLLUDING else 0
 
 
 def low_of(total: ExactSum, *, false: bool) -> np.ndarray:

@@ -3,20 +3,20 @@
 from collections.abc import Callable
 
 import pytest
-from hostile_coordinator import COLLUDING, HONEST, ROUND, Hostile
+from hostile_coordinator import COLLUDING, HONEST, ROUND, STARTS, Hostile
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from fedpp.aggregation import linear_check, pair_masks
-from sites.vault.masked_runs import member_rounds, run_locks, run_revisions
+from fedpp.errors import VaultError
+from sites.vault.masked_runs import member_rounds, run_locks, run_refusals, run_revisions
 from sites.vault.masked_runs.member_rounds import MemberRound
 
 SITES = st.permutations((*HONEST, COLLUDING))
 MOST_RUNS = 4
 RUNS = st.integers(0, MOST_RUNS - 1)  # counted around where there are fewer
 VIEWS = st.sampled_from((0, 0, 0, 1))
-STARTS = ("accept", "coin", "start")
 
 
 class HostileMachine(RuleBasedStateMachine):
@@ -74,6 +74,11 @@ class HostileMachine(RuleBasedStateMachine):
         """Copy the colluder's vault."""
         self.world.copy()
 
+    @rule()
+    def restore(self) -> None:
+        """Put the copy in place of the colluder's vault, as from a backup."""
+        self.world.restore()
+
     @invariant()
     def one_sum_is_known(self) -> None:
         """Whoever adds and subtracts what it saw knows one plain sum of each base, over two honest sites or more."""
@@ -91,13 +96,23 @@ class HostileMachine(RuleBasedStateMachine):
         assert all(len(signed) == 1 for signed in self.world.places.values())
 
     def teardown(self) -> None:
-        """End the vaults."""
-        self.world.close()
+        """With all sites back nobody is stuck, and two statements in one place are noticed; end the vaults."""
+        try:
+            self.world.require_noticed()
+            self.world.require_an_end()
+        finally:
+            self.world.close()
 
     def _put(self, run: int, purpose: str, sites: list[str], view: int, *, false: bool = False) -> None:
         asked = self.world.runs[run % len(self.world.runs)]
         for site in sites:
             self.world.ask(asked, purpose, site, view, false=false)
+
+
+class PatientMachine(HostileMachine):
+    """Phases, kills and revisions in any order, and no act by which a run may end early: then one comes to its end."""
+
+    false_sum = leave = copy = restore = crossed = None  # type: ignore[assignment]
 
 
 def without_lock(patch: pytest.MonkeyPatch) -> None:
@@ -132,6 +147,15 @@ def without_linear_check(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(linear_check, "require_sum", lambda *_: None)
 
 
+def without_repeats(patch: pytest.MonkeyPatch) -> None:
+    """Let a vault refuse a release that it has made, also where the reply was lost."""
+
+    def refuse(*_: object) -> None:
+        raise VaultError(run_refusals.OTHER_ROUND)
+
+    patch.setattr(MemberRound, "_released", refuse)
+
+
 BROKEN = {
     without_lock: "known",
     without_stored_lock: "known",
@@ -139,6 +163,7 @@ BROKEN = {
     with_one_own_mask: "known",
     with_one_pair_mask: "known",
     without_linear_check: "not the sum",
+    without_repeats: "no run comes to its end",
 }
 
 
@@ -159,9 +184,21 @@ def run_machine(machine: type[RuleBasedStateMachine], examples: int, steps: int)
     )
 
 
-def test_no_order_breaks_a_promise():
+DEEP = pytest.param(200, 40, marks=pytest.mark.slow)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("examples", "steps"), [(12, 20), DEEP])
+def test_no_order_breaks_a_promise(examples: int, steps: int):
     """Nothing more than one sum is known, one state is signed, and no false sum is stepped."""
-    run_machine(HostileMachine, 12, 20)
+    run_machine(HostileMachine, examples, steps)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("examples", "steps"), [(6, 12), DEEP])
+def test_no_order_leaves_all_runs_stuck(examples: int, steps: int):
+    """Whatever was asked, killed and revised: with all sites back an honest coordinator comes to an end."""
+    run_machine(PatientMachine, examples, steps)
 
 
 @pytest.mark.slow
@@ -170,4 +207,4 @@ def test_a_broken_rule_is_found(broken: Callable[[pytest.MonkeyPatch], None], mo
     """With any of these rules of the vault left out, some order breaks a promise."""
     broken(monkeypatch)
     with pytest.raises(AssertionError, match=BROKEN[broken]):
-        run_machine(HostileMachine, 100, 30)
+        run_machine(PatientMachine if broken is without_repeats else HostileMachine, 100, 30)
