@@ -164,11 +164,14 @@ def bench(*, name: str, as_json: bool, **options: Any) -> int:
 
 def add_chaos_arguments(to: argparse.ArgumentParser) -> None:
     """Add the arguments of `chaos`."""
-    to.add_argument("case", nargs="*", help="proxy, kills, site, cut, slow, disk, poison (default: all)")
+    to.add_argument("case", nargs="*", help="proxy, kills, site, cut, slow, disk, poison, phases (default: all)")
     to.add_argument("--data", type=path, help="folder of raw data, divided among the sites (default: phantoms)")
     to.add_argument("--layout", choices=LAYOUTS, default="auto", help="layout of the raw data (default: auto)")
     to.add_argument(
-        "--kills", type=positive, default=10, help="kills of each of the coordinator's programs (default: 10)"
+        "--kills",
+        type=positive,
+        default=10,
+        help="kills of each of the coordinator's programs; phases: of a vault and of the coordinator (default: 10)",
     )
     to.add_argument("--rounds", type=positive, default=6, help="rounds of each run (default: 6)")
     add_json(to)

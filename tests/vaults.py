@@ -11,7 +11,6 @@ from secrets import token_hex
 from typing import Any
 
 from conftest import ROOT
-from vault_process import VaultProcess
 
 from fedpp.config.site_policy import EvaluationLimits, SitePolicy
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
@@ -23,6 +22,7 @@ from fedpp.keys.sealed_secret import Passphrase
 from fedpp.protocol.membership import NO_BUNDLE
 from fedpp.vault_api.vault_channel import TlsFiles
 from simulations.benchmarks.bench_vault import certified
+from simulations.chaos.vault_process import VaultProcess
 from sites.vault.call_guard import IDLE_SECONDS
 from sites.vault.vault_server import serve
 from sites.vault.vault_service import VaultService

@@ -6,15 +6,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fedpp.config.run_config import RunConfig
-from fedpp.errors import ConfigError, FederationError
+from fedpp.errors import ConfigError, FedppError
 from fedpp.texts import one_line
 from simulations.hospitals import prepare
 from simulations.scenario import PhantomData, Scenario
 
+from . import phase_kills
 from .chaos_cases import CASES, Row, Trial, row
 from .cluster import cluster
 
 ROUNDS = 6
+PHASES = "phases"  # the case that needs no deployment
 TRAINING = {  # small: training is not what is tested
     "epochs": 1,
     "batch_size": 4,
@@ -38,27 +40,27 @@ def run(
 
     A case that fails before its end is a row, too. Raises `ConfigError` for an unknown case.
     """
-    unknown = sorted(set(cases) - set(CASES))
+    known = (*CASES, PHASES)
+    unknown = sorted(set(cases) - set(known))
     if unknown:
-        raise ConfigError(f"unknown case {unknown[0]!r:.40}: known are {', '.join(CASES)}")
-    phantom = None if data else PhantomData(patients=12, visits=2, size=32)
-    for name in cases or CASES:
-        sites = 4 if name == "poison" else 3
+        raise ConfigError(f"unknown case {unknown[0]!r:.40}: known are {', '.join(known)}")
+    for name in cases or known:
+        size, sites = (8 if name == PHASES else 16), 4 if name in {"poison", PHASES} else 3
         scenario = Scenario.of(
             name="chaos",
             description="",
             sites=sites,
             rounds=rounds,
-            phantom=phantom,
+            phantom=None if data else PhantomData(patients=3 * size // 4, visits=2, size=2 * size),
             layout=layout,
             frames=2,
-            size=16,
+            size=size,
             **TRAINING,
         )
         with tempfile.TemporaryDirectory(prefix="fedpp-chaos-") as folder:
             try:
                 yield from _case(name, Path(folder), scenario, data, kills)
-            except (FederationError, subprocess.TimeoutExpired) as error:
+            except (FedppError, subprocess.TimeoutExpired) as error:
                 yield row(name, False, ended=one_line(str(error)))
 
 
@@ -69,5 +71,10 @@ def _case(name: str, folder: Path, scenario: Scenario, data: Path | None, kills:
     }
     with tempfile.TemporaryDirectory(prefix="fedpp-") as sockets:
         hospitals = prepare(scenario, data, folder, Path(sockets))
+        if name == PHASES:
+            run = {**settings, "card": hospitals.domain.card().to_json(), "rounds": 1}
+            with phase_kills.federation(folder, hospitals, run) as small:
+                yield from phase_kills.phases(small, kills)
+            return
         with cluster(folder, hospitals) as running:
             yield from CASES[name](Trial(running, settings, kills))

@@ -16,6 +16,7 @@ from simulations.__main__ import main
 from simulations.chaos import chaos_cases, chaos_command
 from simulations.chaos.chaos_cases import CASES, FORGERIES, fill, largest_difference, moments, same_rows, small_disk
 from simulations.chaos.cluster import ALTERED
+from simulations.chaos.phase_kills import ORDER
 from simulations.chaos.relay import relay
 
 
@@ -29,6 +30,18 @@ def test_a_killed_coordinator_ends_with_the_weights_of_an_uninterrupted_run(
     assert main(["chaos", "kills", "--kills", "1", "--rounds", "2", "--json"]) == 0
     (row,) = json.loads(capfd.readouterr().out)["rows"]
     assert (row["case"], row["kills"], row["same_weights"], row["retrained"]) == ("both killed", 1, True, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_kill_in_any_phase_and_a_site_away_in_it_change_no_bit(capfd: pytest.CaptureFixture[str]) -> None:
+    """A vault and the coordinator are killed in each phase of a run, and a site is away in each; all is as designed."""
+    assert main(["chaos", "phases", "--kills", "1", "--json"]) == 0
+    rows = json.loads(capfd.readouterr().out)["rows"]
+    assert [row["case"] for row in rows] == [
+        *(f"{what} {phase}" for what in ("kills in", "a site away in") for phase in ORDER)
+    ]
+    assert all(row["kills_of_a_vault"] and row["kills_of_the_coordinator"] for row in rows[: len(ORDER)])
 
 
 @pytest.mark.parametrize("error", [FederationError("no\nnode"), subprocess.TimeoutExpired("run", 9)])
@@ -45,7 +58,7 @@ def test_a_failed_case_is_a_row(
     monkeypatch.setattr(chaos_command, "_case", case)
     assert main(["chaos"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["proxy", "kills", "kills", *list(CASES)[2:]]
+    assert [line.partition(":")[0] for line in lines] == ["proxy", "kills", "kills", *list(CASES)[2:], "phases"]
     assert lines[0] == "proxy: as designed True, seconds 1.235"
     assert lines[2].startswith("kills: as designed False, ended ")
     assert main(["chaos", "proxy"]) == 0
@@ -53,7 +66,7 @@ def test_a_failed_case_is_a_row(
 
 def test_an_unknown_case_is_refused() -> None:
     """The message names the known cases."""
-    with pytest.raises(ConfigError, match="unknown case 'flood': known are proxy, kills, site, cut, slow, disk"):
+    with pytest.raises(ConfigError, match="unknown case 'flood': known are proxy, .* disk, poison, phases"):
         list(chaos_command.run(["flood"]))
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hospital import error_of, site_process
-from vault_process import NotReadyError
 from vaults import errors_of, policy_of, site_vault, vault_arguments
 
 from fedpp.config.site_policy import starting_text
@@ -16,6 +15,7 @@ from fedpp.protocol.coordinator_identity import SIMULATED
 from fedpp.protocol.membership import PROTOCOL
 from fedpp.vault_api.vault_client import VaultClient
 from simulations.benchmarks.bench_vault import certified
+from simulations.chaos.vault_process import NotReadyError
 from sites.cli.vault_commands import NO_POLICY
 from sites.vault.audit.audit_chain import verify
 

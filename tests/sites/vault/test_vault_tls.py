@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from conftest import TINY
 from hospital import error_of, site, site_process
-from vault_process import NotReadyError
 from vaults import service, serving, site_vault, stopped
 
 from fedpp.config.run_config import SiteConfig
@@ -22,6 +21,7 @@ from fedpp.vault_api import vault_connection, vault_pb2, vault_pb2_grpc
 from fedpp.vault_api.vault_channel import TlsFiles
 from fedpp.vault_api.vault_client import VaultClient
 from simulations.benchmarks.bench_vault import certified
+from simulations.chaos.vault_process import NotReadyError
 from sites.vault.audit.audit_log import AuditLog, Signer
 from sites.vault.vault_server import serve
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from conftest import TINY
 from hospital import error_of, site, site_process
-from vault_process import NotReadyError
 from vaults import errors_of, serving, site_vault
 
 from fedpp.config.site_policy import EvaluationLimits
@@ -27,6 +26,7 @@ from fedpp.protocol.membership import NO_BUNDLE, PROTOCOL
 from fedpp.vault_api.vault_client import VaultClient
 from fedpp.vault_api.vault_pb2 import ArrayChunk, EvaluateRequest
 from simulations.benchmarks.bench_vault import certified
+from simulations.chaos.vault_process import NotReadyError
 from sites.vault.audit.audit_chain import verify
 from sites.vault.audit.audit_log import AuditLog, Signer
 

@@ -7,6 +7,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from fedpp.errors import VaultError
 from sites.cli.site_cli import main
 
 END_SECONDS = 20.0
@@ -20,7 +21,7 @@ IMPORTED = (
 )
 
 
-class NotReadyError(Exception):
+class NotReadyError(VaultError):
     """A vault that did not start, with its stderr."""
 
 
