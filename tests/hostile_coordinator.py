@@ -211,8 +211,11 @@ class Hostile:
     def _ended(self, run: Run, site: str) -> bool:
         try:
             return RunStage.from_bytes(self.vaults[site, 0].vault.stage(run.digest)).due == "end"
+        except PowerLossError:
+            self.vaults[site, 0].restart()
         except FedppError:
-            return False
+            pass
+        return False
 
     def require_noticed(self) -> None:
         """Fail unless each honest vault refuses two statements that West's vaults signed in one place of a run."""
