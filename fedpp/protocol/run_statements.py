@@ -85,7 +85,7 @@ class RunStatement(Declared, label="run statement", error=FederationError):
     log_records: Annotated[int, whole()]  # of the site's audit log, so far
     log_head: Hash  # of its newest record
     round: Annotated[int, whole()]
-    base: Hash  # digest of the state that the round starts from; `NO_HASH` outside rounds
+    base: Hash  # digest of the state that the round starts from, or a coin's revision, if its site knows it; `NO_HASH`
     facts: Annotated[Mapping[str, str], Rule("a mapping of names to texts", _facts)] = field(hash=False)
 
     def __post_init__(self) -> None:
@@ -100,7 +100,7 @@ class RunStatement(Declared, label="run statement", error=FederationError):
             raise self._refused(f"a chain starts at place 0, without a statement before, got place {self.place}")
         if (self.run == NO_HASH) != (self.purpose in BEFORE_RUN):
             raise self._refused(f"{self.purpose} names {'no' if self.purpose in BEFORE_RUN else 'a'} run")
-        if self.purpose in BEFORE_RUN | {"start"} and self.base != NO_HASH:
+        if self.purpose in {"accept", "abandon", "start"} and self.base != NO_HASH:
             raise self._refused(f"{self.purpose} names no base state, got {self.base}")
         if self.purpose in BEFORE_RUN and self.round:
             raise self._refused(f"{self.purpose} names no round, got {self.round}")

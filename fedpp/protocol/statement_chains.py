@@ -213,6 +213,9 @@ class _Chain:
             raise FederationError(f"{of.site} signed round {of.round}, the contract has {first + 1} to {last}")
         if not self._is_due(of):
             raise FederationError(f"{of.site} signed {of.purpose} of round {of.round} out of order")
+        named = self._contract.parent.base if self._contract.parent else NO_HASH
+        if of.purpose == "coin" and of.base not in {NO_HASH, named}:
+            raise FederationError(f"{of.site} showed a coin for another base than the contract's, {named[:16]}")
         if of.purpose == "report" and not (self._contract.reporting == "per-site" and first <= of.round <= last):
             raise FederationError(f"{of.site} signed a report of round {of.round}, and the contract has none")
         if of.purpose == "step" and len(of.facts["counts"]) > (most := longest_text(self._contract.spec.task)):

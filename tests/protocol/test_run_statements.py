@@ -201,7 +201,7 @@ def test_a_statement_names_what_its_purpose_is_about(purpose: Purpose):
     assert f"{purpose} names {'no' if purpose in BEFORE_RUN else 'a'} run" in refusal({**said, "run": run})
     if purpose in BEFORE_RUN:
         assert f"{purpose} names no round, got 1" in refusal({**said, "round": 1})
-    if purpose in BEFORE_RUN | {"start"}:
+    if purpose in {"accept", "abandon", "start"}:
         assert f"{purpose} names no base state" in refusal({**said, "base": hashed("base")})
     if purpose in OF_ROUND:
         assert f"{purpose} names a round from 1 and its base state" in refusal({**said, "round": 0})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from run_contracts import Cohort, hashed
 
 from fedpp.errors import FederationError, ForkError, MissingLinksError
-from fedpp.protocol.run_contract import Parent
+from fedpp.protocol.run_contract import NO_HASH, Parent
 from fedpp.protocol.run_statements import Purpose, SignedStatement
 from fedpp.protocol.statement_chains import MAX_NEW, StatementChains
 
@@ -313,6 +313,17 @@ def test_a_coin_that_was_not_committed_to_is_refused():
     assert "the coin of Site 01 is not the one that it committed to" in str(
         unchanged(chains, [cohort.sign(SITE, "coin", coin=hashed("better"))])
     )
+
+
+def test_a_coin_names_the_base_of_its_revision_or_none():
+    """A site that joins knows none; nobody vouches for another state than the contract's."""
+    cohort = Cohort.of(3, revision=1, parent=Parent(hashed("old"), 4, hashed("base")))
+    cohort.all_sign("accept")
+    chains = cohort.chains()
+    statement = cohort.statement(SITE, "coin", base=hashed("another"))
+    assert "a coin for another base than the contract's" in str(unchanged(chains, [cohort.signed_by(SITE, statement)]))
+    for site, base in ((SITE, hashed("base")), ("Site 02", NO_HASH)):
+        assert len(chains.take([cohort.sign(site, "coin", base=base)])) == 1
 
 
 def test_a_revision_starts_from_its_parent_s_round():

@@ -16,7 +16,7 @@ from fedpp.aggregation.run_stage import RunStage
 from fedpp.errors import VaultError
 from fedpp.learning.initial_weights import encrypted_initial_weights
 from fedpp.protocol.membership import Certificate
-from fedpp.protocol.run_contract import FRESH, RunContract
+from fedpp.protocol.run_contract import FRESH, NO_HASH, RunContract
 from fedpp.protocol.run_statements import coin_hash
 from fedpp.protocol.state_certificate import LACKS_STATE
 
@@ -24,7 +24,7 @@ from . import run_refusals
 from .accepted_contract import ABANDONED, ACTIVE, RESTORED, SUCCEEDED, AcceptedContract
 from .run_endorsements import endorsed_state, require_endorsed
 from .run_limits import require_limits, require_starts
-from .run_revisions import base_of, leave_parent, parent_of, require_continuing, require_successor
+from .run_revisions import base_of, leave_parent, parent_of, require_continuing, require_successor, require_vouched
 from .run_site import JournalSite, RunSite
 from .run_stages import RunStages
 
@@ -74,8 +74,8 @@ def accept(of: RunSite, text: str, certificates: Sequence[str]) -> str:
 def reveal_coin(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> str:
     """Reveal the site's coin, once all members have accepted; return the statement, JSON.
 
-    In a revision it says that this site has the certificate of the base, and no lock that forbids the next round; it
-    then stops working on the old run.
+    In a revision it names the base if this site was in the run before, has its certificate, and no lock that forbids
+    the next round; the site then stops working on the old run.
     """
     if signed := accepted.mine("coin"):
         return signed.to_json()
@@ -83,9 +83,11 @@ def reveal_coin(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> s
     accepted.chains.all_of("accept")
     require_starts(of)
     require_continuing(of, accepted, stages)
+    named, known = accepted.contract.parent, parent_of(of, accepted.contract)
     with accepted.writing():
         of.journal.update("contracts", {"started": int(of.now().timestamp())}, digest=accepted.digest)
-        return accepted.sign("coin", {"coin": _coin(of, accepted.contract)})
+        base = NO_HASH if named is None or known is None else named.base
+        return accepted.sign("coin", {"coin": _coin(of, accepted.contract)}, base=base)
 
 
 def start(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> str:
@@ -94,6 +96,7 @@ def start(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> str:
     if signed := accepted.mine("start", first):
         return signed.to_json()
     accepted.require_active()
+    require_vouched(accepted)
     run, stage = accepted.run, _first_stage(of, accepted, stages)
     with stages.adding(accepted, stage, stages.chosen(accepted, stage)) as digest:
         leave_parent(of, accepted)

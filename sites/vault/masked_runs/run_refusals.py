@@ -21,6 +21,9 @@ RESTORED: Final = (
     "this vault's journal is older than what it signed: it leaves the run, and returns with a new identity"
 )
 UNLIKE: Final = "the members certified another state than this vault computed: use one fedpp and one NumPy everywhere"
+UNVERIFIED: Final = (
+    "too few members of the revision were in the run before, and know its base: more of them than may collude must stay"
+)
 UNENDORSED: Final = "this vault has no endorsement of the initial model: `fedpp-site endorse` makes one"
 NOT_LIFTED: Final = (
     "this vault's staff has not lifted the lock of a site that the revision leaves out: `fedpp-site lift` does, "

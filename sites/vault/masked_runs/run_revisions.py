@@ -13,7 +13,7 @@ from . import own_update, run_refusals
 from .accepted_contract import ABANDONED, RESTORED, SUCCEEDED, AcceptedContract
 from .run_endorsements import LIFTED, lock_id, require_endorsed
 from .run_locks import require_unlocked
-from .run_site import RunSite
+from .run_site import RunSite, refused
 from .run_stages import RunStages
 
 
@@ -70,6 +70,19 @@ def require_continuing(of: RunSite, accepted: AcceptedContract, stages: RunStage
         if stage.due == "end":
             raise VaultError(run_refusals.OVER)
         require_unlocked(of, accepted, own_update.inputs_of(of, accepted, stage))
+
+
+def require_vouched(accepted: AcceptedContract) -> None:
+    """Raise `VaultError` unless an honest site has verified the base of a revision, which one that joins cannot.
+
+    So one more of the members has to have been in the run before than may collude. Without that, colluders could make
+    a run of their own, and have others join it at weights of their choice.
+    """
+    if (named := accepted.contract.parent) is None:
+        return
+    vouching = [site for site, signed in accepted.chains.all_of("coin").items() if signed.statement.base == named.base]
+    if len(vouching) <= accepted.contract.colluders:
+        raise refused(run_refusals.UNVERIFIED, f"{accepted.digest[:16]}: its base is known to {vouching!r:.200} alone")
 
 
 def base_of(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> RunStage | None:

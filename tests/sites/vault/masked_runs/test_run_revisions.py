@@ -2,22 +2,30 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from run_hospitals import NOW, Coordinator, Hospital, certified, contract_of, opened, revision_of
+from run_hospitals import DOMAIN, NOW, TINY, Coordinator, Hospital, certified, contract_of, opened, revision_of
 
+from fedpp.aggregation.global_state import warm_start
+from fedpp.aggregation.run_schedule import RunSchedule
+from fedpp.aggregation.run_stage import RunStage
 from fedpp.config.contract_limits import RunLimits
 from fedpp.errors import FederationError, ForkError, PolicyError, VaultError
-from fedpp.protocol.run_contract import LiftedLock, RunContract
+from fedpp.keys.sealed_stage import SealedStage
+from fedpp.learning.initial_weights import encrypted_initial_weights
+from fedpp.learning.model_file import EncryptedModel
+from fedpp.protocol.run_contract import LiftedLock, Parent, RunContract
 from fedpp.protocol.run_statements import SignedStatement
 from fedpp.protocol.state_certificate import LACKS_STATE
 from sites.vault.masked_runs import run_refusals
 from sites.vault.masked_runs.accepted_contract import RESTORED
 from sites.vault.masked_runs.run_endorsements import endorse, lift, lock_id
+from sites.vault.masked_runs.run_site import digest_key
 
 
 def revised(run: Coordinator, contract: RunContract, cohort: Sequence[Hospital]) -> Coordinator:
@@ -310,6 +318,25 @@ def test_changes_of_a_small_cohort_need_the_staff(five: list[Hospital]):
         of.limits = RunLimits()
     with pytest.raises(PolicyError, match="allows 0 changes"):
         five[0].vault.accept(after.contract.to_json(), after.certificates)
+
+
+def test_sites_join_no_run_that_none_but_colluders_were_in(cohort: list[Hospital]):
+    """Their staff endorsed a state whose digest a member told them, of weights of its choice, and of no run at all."""
+    contract = contract_of(cohort)
+    spec, rows = contract.spec, encrypted_initial_weights(TINY, 7, DOMAIN.computing_key())
+    model = EncryptedModel(TINY, spec.domain, TINY.task.classes, rows)
+    chosen = RunStage(replace(warm_start(model, spec.server_optimizer), round=1), RunSchedule(state=1, chosen=1))
+    base = chosen.digest(digest_key(DOMAIN))
+    for of in cohort:
+        endorse(of.folder, of.site, base, NOW.replace(year=2028))
+    run = Coordinator(cohort, contract.changed(revision=1, parent=Parent("cd" * 32, 1, base)))
+    run.all_state(lambda of: of.vault.accept(run.contract.to_json(), run.certificates))
+    run.all_state(lambda of: of.vault.coin(run.digest, run.statements))
+    sealed = b"".join(SealedStage(chosen).seal(DOMAIN.state_sealer(), ""))
+    for of in cohort:
+        of.vault.load_stage(run.digest, run.statements, [sealed])
+        with pytest.raises(VaultError, match=run_refusals.UNVERIFIED):
+            of.vault.start(run.digest, run.statements)
 
 
 def test_changes_count_against_all_cohorts_of_a_run(tmp_path: Path):
