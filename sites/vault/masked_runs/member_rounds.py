@@ -31,6 +31,7 @@ from . import own_update, run_refusals
 from .accepted_contract import ENDED, AcceptedContract
 from .own_report import OwnReport
 from .own_update import OwnUpdate, UpdateInputs
+from .run_limits import require_allowed
 from .run_locks import RoundContext, lock, require_free
 from .run_site import RunSite, refused
 from .run_stages import RunStages
@@ -101,7 +102,7 @@ class MemberRound:
         if signed := self._mine("train"):
             return self._masked(signed), signed.to_json()
         self._require_open()
-        self._require_approved()
+        require_allowed(self.of, self.accepted.contract)
         self._require_certified()
         require_free(self.of, self.accepted, self.inputs, self.at)
         own = own_update.stored(self.of, self.inputs)
@@ -132,7 +133,7 @@ class MemberRound:
         if signed := self._mine("release"):
             return self._released(signed, aggregate)
         self._require_open()
-        self._require_approved()
+        require_allowed(self.of, self.accepted.contract)
         if (mine := self._mine("train")) is None:
             raise VaultError(run_refusals.OTHER_ROUND)
         self._require_certified()
@@ -184,10 +185,6 @@ class MemberRound:
         self.accepted.require_unsucceeded()
         if self.is_past:
             raise VaultError(run_refusals.OTHER_ROUND)
-
-    def _require_approved(self) -> None:
-        """Raise `PolicyError` once the policy has ended, or no longer lists the dataset or the app bundle."""
-        self.of.policy().require_bundle(self.accepted.contract.bundle)
 
     def _require_certified(self) -> None:
         """Raise an error unless enough members signed the base, exactly as this vault has it."""

@@ -20,6 +20,7 @@ from fedpp.values import canonical
 
 from . import run_refusals
 from .accepted_contract import AcceptedContract
+from .run_limits import require_allowed
 from .run_site import RunSite
 from .run_stages import RunStages
 
@@ -74,6 +75,7 @@ def report(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> str:
     rounds = OwnReport(of.journal.folder, accepted.contract).rounds()
     if accepted.contract.reporting != "per-site" or not rounds:
         raise VaultError(run_refusals.NO_REPORT)
+    require_allowed(of, accepted.contract)
     with accepted.writing():
         return accepted.sign("report", {"figures": newest(rounds)}, run=accepted.run, number=number)
 

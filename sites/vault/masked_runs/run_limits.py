@@ -37,18 +37,24 @@ def require_limits(of: RunSite, contract: RunContract, parent: AcceptedContract 
     contract.require()
     contract.require_current(of.now(), policy.limits.max_days)
     _require_own(of, contract)
-    policy.require_bundle(contract.bundle)
-    policy.require_participants(contract.n - 1)
-    _require_patients(contract.member(of.name), policy.evaluation.min_patients)
+    require_allowed(of, contract)
     largest = max(contract.n, parent.contract.n if parent else 0)
     if contract.changes > (most := policy.limits.changes(largest)):
         raise PolicyError(
             f"this site's policy allows {most} changes of so small a cohort, got {contract.changes}: the run waits for "
             "the site that is away, or its staff raises limits: max-changes"
         )
-    if wrong := next(_beyond(contract, policy.limits, contract.member(of.name)), None):
-        raise PolicyError(f"this site's policy does not allow the run: {wrong}; its staff decides")
     _require_room(of, contract, policy.limits)
+
+
+def require_allowed(of: RunSite, contract: RunContract) -> None:
+    """Raise `PolicyError` unless the policy, as it is now, allows what a contract says."""
+    policy, own = of.policy(), contract.member(of.name)
+    policy.require_bundle(contract.bundle)
+    policy.require_participants(contract.n - 1)
+    _require_patients(own, policy.evaluation.min_patients)
+    if wrong := next(_beyond(contract, policy.limits, own), None):
+        raise PolicyError(f"this site's policy does not allow the run: {wrong}; its staff decides")
 
 
 def require_starts(of: RunSite) -> None:

@@ -270,6 +270,27 @@ def test_figures_of_single_sites_are_signed_only_under_a_contract_that_says_so(c
     assert reports[0] == cohort[0].vault.report(open_run.digest)
 
 
+def test_a_limit_that_is_tightened_stops_a_run_at_once(cohort: list[Hospital]):
+    """A site whose staff no longer trusts another one, or wants no figures of its own to leave, signs nothing more."""
+    open_to_all = RunLimits(reporting="per-site")
+    for of in cohort:
+        of.limits = open_to_all
+    run, first = Coordinator(cohort, contract_of(cohort, rounds=1, reporting="per-site")).begin(), cohort[0]
+    for limits, reason in (
+        (RunLimits(), "reporting is per-site"),
+        (RunLimits(members=NAMES[:2], reporting="per-site"), "South is not"),
+    ):
+        first.limits = limits
+        with pytest.raises(PolicyError, match=reason):
+            first.vault.train(run.digest, 1, run.statements, first.update(1), first.logits(1, "validation"))
+    first.limits = open_to_all
+    run.finish()
+    first.limits = RunLimits()
+    with pytest.raises(PolicyError, match="reporting is per-site, allowed is aggregate"):
+        first.vault.report(run.digest)
+    assert cohort[1].vault.report(run.digest)
+
+
 def test_a_policy_that_changes_stops_a_run_at_once(cohort: list[Hospital]):
     """A bundle that is withdrawn makes no more updates, and releases none that it made."""
     run = Coordinator(cohort, contract_of(cohort, rounds=1)).begin()
