@@ -22,6 +22,7 @@ from fedpp.protocol.run_statements import (
     run_id,
 )
 
+MAX_REPORTS = 8  # of a member: one at the end of a run, and again where more rounds followed
 MAX_NEW = 256  # statements of a member in one list: others follow in another
 
 
@@ -218,6 +219,10 @@ class _Chain:
             raise FederationError(f"{of.site} showed a coin for another base than the contract's, {named[:16]}")
         if of.purpose == "report" and not (self._contract.reporting == "per-site" and first <= of.round <= last):
             raise FederationError(f"{of.site} signed a report of round {of.round}, and the contract has none")
+        if of.purpose == "report" and sum(purpose == "report" for purpose, _ in self.by_purpose) >= MAX_REPORTS:
+            raise FederationError(
+                f"{of.site} signed more than {MAX_REPORTS} reports, each as long as all of a run's are"
+            )
         if of.purpose == "step" and len(of.facts["counts"]) > (most := longest_text(self._contract.spec.task)):
             raise FederationError(f"the counts that {of.site} signed are longer than {most} characters: no task's are")
 

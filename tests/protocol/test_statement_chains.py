@@ -13,7 +13,7 @@ from run_contracts import Cohort, hashed
 from fedpp.errors import FederationError, ForkError, MissingLinksError
 from fedpp.protocol.run_contract import NO_HASH, Parent
 from fedpp.protocol.run_statements import Purpose, SignedStatement
-from fedpp.protocol.statement_chains import MAX_NEW, StatementChains
+from fedpp.protocol.statement_chains import MAX_NEW, MAX_REPORTS, StatementChains
 
 SITE = "Site 01"
 BEGUN: tuple[tuple[Purpose, int], ...] = (("accept", 0), ("coin", 0), ("start", 0))
@@ -237,6 +237,14 @@ def test_no_member_fills_the_others_disks(
     cohort = Cohort.of(3, reporting=reporting).begin()
     chains = cohort.chains()
     assert reason in str(unchanged(chains, [cohort.sign(SITE, purpose, number, **facts)]))
+
+
+def test_reports_of_a_member_are_few():
+    """Each may have a quarter of a MiB, and vaults keep them in memory, too."""
+    cohort = Cohort.of(3, reporting="per-site", rounds=50).begin()
+    chains = cohort.chains()
+    assert len(chains.take([cohort.sign(SITE, "report", number) for number in range(MAX_REPORTS)])) == MAX_REPORTS
+    assert "signed more than 8 reports" in str(unchanged(chains, [cohort.sign(SITE, "report", MAX_REPORTS)]))
 
 
 def test_a_log_without_new_records_is_no_cut():
