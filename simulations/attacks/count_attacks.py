@@ -3,6 +3,7 @@
 The predictions put each sequence into a bin of its own, so that its bin in the two histograms tells its label.
 """
 
+import json
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -10,9 +11,13 @@ from numpy.typing import NDArray
 
 from fedpp.aggregation.ring import EncodedUpdate
 from fedpp.protocol.counts import SCORE_BINS, SCORE_EDGES
+from fedpp.protocol.run_contract import RunContract
+from fedpp.protocol.run_statements import SignedStatement
 from sites.vault.masked_runs.member_rounds import MemberRound
+from sites.vault.masked_runs.own_report import OwnReport
 
-from .attack import Attack, replaced
+from .attack import Attack, granted, replaced, share
+from .scene import laboratory as scene
 from .scene.laboratory import DOMAIN, Hospital, Laboratory, encrypted
 from .scene.relaying_coordinator import Coordinator, contract_of
 
@@ -75,6 +80,26 @@ def anew_each_time() -> AbstractContextManager[None]:
     return replaced((MemberRound, "train", again), (MemberRound, "_new_seed", unhedged))
 
 
+def counts_of_one(laboratory: Laboratory) -> float:
+    """Of three hospitals one alone has test patients: the sum of counts over the cohort is its own figures."""
+    victim = laboratory.hospital("East")
+    with replaced((scene, "SEQUENCES", {**scene.SEQUENCES, "test": 0})):
+        cohort = [victim, *map(laboratory.hospital, ("North", "South"))]
+    run = Coordinator(cohort, contract_of(cohort, rounds=1))
+    if not granted(run.begin):
+        return 0.0
+    for number in (1, 2, 3):
+        run.round(number)
+    signed = [SignedStatement.from_json(text).statement for text in run.statements]
+    opened = [of.facts["counts"] for of in signed if (of.purpose, of.round) == ("step", 3)]
+    return share([json.loads(text) == OwnReport(victim.runs, run.contract).rounds()["1 test"] for text in opened])
+
+
+def any_splits() -> AbstractContextManager[None]:
+    """Let a contract have splits of few sites."""
+    return replaced((RunContract, "_require_shared_splits", lambda _: None))
+
+
 def _bins(victim: Hospital) -> NDArray[np.int64]:
     """Return a bin for each validation sequence."""
     return np.linspace(1, SCORE_BINS - 2, len(victim.labels)).astype(np.int64)
@@ -103,4 +128,5 @@ def _share_right(victim: Hospital, positive: Words, negative: Words) -> float:
 COUNT_ATTACKS = {
     "labels-one-call": Attack("G4", labels_in_one_call, counts_in_clear, CHANCE_OF_ALL),
     "labels-difference": Attack("G4", labels_by_difference, anew_each_time, CHANCE_OF_ALL),
+    "counts-of-one": Attack("G4", counts_of_one, any_splits),
 }

@@ -1,5 +1,6 @@
 """Attacks on starts and states: who chooses the weights that hospitals compute with decides what their replies show."""
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -8,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.aggregation import run_stage
+from fedpp.aggregation.global_state import unflat
 from fedpp.aggregation.run_schedule import RunSchedule
-from fedpp.aggregation.run_stage import RunStage, site_bound
+from fedpp.aggregation.run_stage import RunStage, mean_bound, site_bound
 from fedpp.key_material import subkey
 from fedpp.keys.sealed_stage import SealedStage
 from fedpp.learning.initial_weights import encrypted_initial_weights
@@ -17,7 +19,7 @@ from fedpp.protocol import run_statements, state_certificate, statement_chains
 from fedpp.protocol.run_contract import RunContract
 from fedpp.protocol.run_statements import SignedStatement
 from fedpp.values import canonical
-from sites.vault.masked_runs import own_update, run_admission
+from sites.vault.masked_runs import own_update, run_admission, run_limits
 from sites.vault.masked_runs.run_stages import RunStages
 
 from .attack import CHANCE, Attack, granted, known, replaced, share
@@ -31,6 +33,7 @@ STARTS = 5  # a day, which a policy allows by default
 TRIES = 9  # of starting a run
 INVENTED = 50  # times the sequences of another member
 LARGE = 2000.0  # times the update of an honest trainer
+TINY = 1e-6  # likewise
 VALUES = 64.0  # of an update at most, as the contract says
 LARGEST_STEP = 3.0  # of three sites, where one counts as two thirds of all, in steps of an honest one
 
@@ -98,6 +101,28 @@ def oversized_member(laboratory: Laboratory) -> float:
     return float(np.sqrt(np.mean(moved**2)) / site_bound(run.contract, SEQUENCES["train"]))
 
 
+def adaptive_step(laboratory: Laboratory) -> float:
+    """A member sets the sign of each weight's step, of the size of fedadam's server rate and not of its update."""
+    *honest, liar = cohort = laboratory.hospitals(3)
+    adaptive = {"server_optimizer": "fedadam", "server_learning_rate": 1.0, "server_tau": 1e-9}
+    run = Coordinator(cohort, contract_of(cohort, learning_rate=0.001, **adaptive))
+    if not granted(run.begin):
+        return 0.0
+    for of in honest:
+        of.scale = TINY
+    before = run.stage(liar)
+    own = unflat(liar.update(before), run.contract.spec.network, DOMAIN.n)[KERNEL] @ DOMAIN.matrix()[:, 0]
+    run.round(1)
+    moved = (run.stage(liar).state.rows[KERNEL] - before.state.rows[KERNEL]) @ DOMAIN.matrix()[:, 0]
+    beyond = np.abs(moved) > 2 * mean_bound(run.contract)
+    return float(np.mean(beyond & (np.sign(moved) == np.sign(own))))
+
+
+def any_server_rate() -> AbstractContextManager[None]:
+    """Let vaults sign contracts of any adaptive server rate."""
+    return replaced((run_limits, "mean_bound", lambda _: math.inf))
+
+
 def stated_sizes() -> AbstractContextManager[None]:
     """Let a member's bound follow from the size that it states."""
 
@@ -155,6 +180,7 @@ START_ATTACKS = {
     "grinding-coin": Attack("G3", chosen_coin, uncommitted, CHANCE),
     "grinding-starts": Attack("G3", repeated_starts, unlimited, STARTS, TRIES),
     "oversized-member": Attack("G3", oversized_member, stated_sizes, LARGEST_STEP, 2 * LARGEST_STEP),
+    "adaptive-step": Attack("G3", adaptive_step, any_server_rate),
     "trojan-state": Attack("G5", trojan_state, one_signature, CHANCE),
     "earlier-state": Attack("G5", earlier_state, going_back),
 }
