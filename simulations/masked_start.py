@@ -51,7 +51,7 @@ def weight_seed(scenario: Scenario, hospitals: Hospitals) -> int:
 def run_seed(domain: KeyDomain, nonce: str, address: str) -> int:
     """Return the seed of the initial weights of a masked run, from the coins that the vault at this address knows."""
     with VaultClient(address) as vault:
-        signed = [SignedStatement.from_json(text).statement for text in vault.where(nonce)]
+        signed = [SignedStatement.from_json(text).statement for text in vault.where(nonce)[0]]
     coins = {statement.site: statement.facts["coin"] for statement in signed if statement.purpose == "coin"}
     return domain.run_seed(signed[0].contract, [coins[site] for site in sorted(coins)])
 

@@ -271,8 +271,7 @@ class Hostile:
             base = StateCertificate.made_of(parent.contract, signed.values())
         except FedppError:
             return
-        members = {(of.site, of.certificate) for of in made.cohort}
-        changes = parent.contract.changes + small_changes(parent.contract, members)
+        changes = parent.contract.changes + small_changes(parent.contract, made.cohort)
         named = Parent(parent.digest, number, base.state)
         revision = parent.contract.revision + 1
         self.runs.append(Run(made.changed(revision=revision, parent=named, changes=changes), parent))

@@ -122,7 +122,8 @@ def step(of: Hospital, content: RecordDict) -> RecordDict:
 
 
 def where(of: Hospital, content: RecordDict) -> RecordDict:
-    return masked.all_stated(of.vault.where(masked.WhereRequest.read(content).nonce))
+    nonce = masked.WhereRequest.read(content).nonce
+    return masked.all_stated(of.vault.where(nonce), of.vault.contracts(nonce))
 
 
 def fetch(of: Hospital, content: RecordDict) -> RecordDict:

@@ -142,6 +142,7 @@ REQUESTS = {
     masked_messages.FETCH: masked_messages.ContractRequest,
     masked_messages.LOAD: masked_messages.StatementsRequest,
     masked_messages.REPORT: masked_messages.StatementsRequest,
+    masked_messages.ABANDON: masked_messages.ContractRequest,
 }
 
 

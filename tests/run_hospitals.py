@@ -265,7 +265,6 @@ def revision_of(run: Coordinator, number: int, cohort: Sequence[Hospital], **cha
     values: dict[str, Any] = {
         "revision": run.contract.revision + 1,
         "parent": Parent(run.digest, number, base.state),
-        "changes": run.contract.changes
-        + small_changes(run.contract, {(of.site, of.certificate) for of in made.cohort}),
+        "changes": run.contract.changes + small_changes(run.contract, made.cohort),
     }
     return made.changed(**{**values, **changes})

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from fedpp.cli import add_json, note, path, positive, share
+from fedpp.cli import add_json, note, path, positive, sha256, share
 from fedpp.config.run_config import WANTED_SENSITIVITY
 from fedpp.errors import ConfigError, FederationError, KeyFileError
 from fedpp.texts import printable
@@ -118,6 +118,11 @@ def add_run_arguments(to: argparse.ArgumentParser) -> None:
     )
     to.add_argument("--resume", action="store_true", help="resume the run in --out, if one was started there")
     to.add_argument(
+        "--nonce",
+        type=sha256,
+        help="nonce of a masked run whose folder was lost: --resume with its settings rebuilds it from the vaults",
+    )
+    to.add_argument(
         "--without",
         action="append",
         default=[],
@@ -140,6 +145,15 @@ def add_run_arguments(to: argparse.ArgumentParser) -> None:
         metavar="SITE",
         help="site of --without that cannot burn, and whose lock the staff of all others lifted; may be repeated",
     )
+    to.add_argument(
+        "--with",
+        dest="joining",
+        action="append",
+        default=[],
+        metavar="SITE",
+        help="site that joins a resumed masked run, if all policies allow it; may be repeated, and with --without of "
+        "the same name replaces a restored site",
+    )
     add_json(to)
 
 
@@ -156,6 +170,8 @@ def run(
     without: list[str],
     burns: list[Path],
     lifted: list[str],
+    joining: list[str],
+    nonce: str | None,
     as_json: bool,
 ) -> int:
     """Run one federation on this checkout's code, wait for it, and print the final test metrics."""
@@ -174,6 +190,8 @@ def run(
         without=without,
         lifted=lifted,
         burns=burns,
+        joining=joining,
+        nonce=nonce,
         as_json=as_json,
     )
 

@@ -54,7 +54,12 @@ def report_of(record: FederationRecord, sensitivity: float) -> Report:
         sites=tuple(_site(site, record) for site in record.sites),
         rounds=tuple(map(RoundResult.of, record.rounds)),
         final=metrics(tested),
-        privacy=privacy_of(masked=record.masked, two_sites=len(record.sites) == 2, lifted=record.lifted),
+        privacy=privacy_of(
+            masked=record.masked,
+            two_sites=len(record.sites) == 2,
+            changes=record.changes,
+            lifted=record.lifted,
+        ),
         **_decisions(task.classes, record.result_round().together, tested, sensitivity),
         refused=tuple(RefusedSite(name, reason) for name, reason in record.refused.items()),
         settings={

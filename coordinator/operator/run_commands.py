@@ -1,5 +1,6 @@
 """Commands `run`, `status` and `stop`: a federation from its settings to its test metrics."""
 
+import dataclasses
 import json
 import shlex
 import shutil
@@ -26,7 +27,7 @@ from .superlink import CONNECTION, State
 
 if TYPE_CHECKING:
     from coordinator.server.progress import Progress
-    from coordinator.server.run_state import RunState
+    from coordinator.server.run_state import CohortChange, RunState
 
 ARGUMENTS = ("domain", "sites", "out", "model")  # in a file of settings, instead of on the command line
 CHANGEABLE = ("quorum", "retries", "wait-seconds", "round-seconds")  # in a resumed run
@@ -44,27 +45,29 @@ def run(
     without: Sequence[str] = (),
     lifted: Sequence[str] = (),
     burns: Sequence[Path] = (),
+    joining: Sequence[str] = (),
+    nonce: str | None = None,
     as_json: bool,
 ) -> int:
     """Run one federation on this checkout's code, wait for it, and print the final test metrics.
 
     `given` are the settings of a file and of the command line, `texts` further ones as name=value; a resumed masked run
-    continues `without` these sites, some of whose locks were `lifted`, or whose `burns` are in files.
+    continues `without` these sites, some of whose locks were `lifted`, or whose `burns` are in files, and with the
+    `joining` ones. With its `nonce`, a run whose folder was lost is resumed from what the vaults know.
     """
-    from coordinator.server.run_state import RunState  # imports NumPy and Flower, for which --help must not wait
+    from coordinator.server.run_state import CohortChange, RunState  # with NumPy, for which --help must not wait
 
-    if without and not resume:
-        raise ConfigError(f"--without {without[0]} is for a run that is resumed: add --resume")
+    change = CohortChange(tuple(without), tuple(joining), tuple(lifted))
     out = Path(given.get("out") or _missing("--out FOLDER")).resolve()
     folder = RunState(out)
+    _require_resuming(_options(change, burns, nonce), out, resume=resume)
     if resume and (out / RECORD).exists():
         return _show(out, as_json=as_json)
     if resume and folder.configuration.exists():
         settings = _resumed(folder, texts, given)
     else:
         settings = _started(folder, texts, given)
-    if without or lifted or burns:
-        leave_out(folder, without, lifted, burns)
+    _prepare(folder, change, burns, nonce)
     if not folder.is_held():
         folder.clear()
     replace(state.last, str(out).encode())
@@ -83,30 +86,66 @@ def run(
     return _show(out, as_json=as_json)
 
 
-def leave_out(folder: "RunState", sites: Sequence[str], lifted: Sequence[str], burns: Sequence[Path]) -> None:
-    """Record which sites a masked run leaves out; raise a `FedppError` unless it is one that can be resumed."""
+def _require_resuming(options: Sequence[str], out: Path, *, resume: bool) -> None:
+    """Raise `ConfigError` for options of resumed runs with a run that is new, or has ended."""
+    if options and not resume:
+        raise ConfigError(f"{options[0]} is for a run that is resumed: add --resume")
+    if options and (out / RECORD).exists():
+        raise ConfigError(f"the run in {out} has ended, and its sites stay as they are: start another one")
+
+
+def plan_change(folder: "RunState", change: "CohortChange", burns: Sequence[Path]) -> None:
+    """Record which sites leave or join a masked run; raise a `FedppError` unless it is one that can be resumed."""
     from coordinator.server.masked import run_revision
+    from coordinator.server.masked.abandonment import GivenUp
     from coordinator.server.masked.statement_store import CohortFile
 
-    if set(lifted) - set(sites) or not sites:
+    if set(change.lifted) - set(change.leaving) or (burns and not change.leaving):
         raise ConfigError("--lifted and --burn are about sites of --without: name them there, with --resume")
     cohort = CohortFile(folder).load() if folder.was_started() else None
-    unknown = sorted(set(sites) - set(cohort.contract.names if cohort else ()))
-    if cohort is None or unknown:
-        known = f"its sites are {', '.join(cohort.contract.names)}" if cohort else "there is no masked run to resume"
+    option = _options(change, burns, None)[0]
+    if cohort is None:
         raise ConfigError(
-            f"--without names sites of the masked run that --resume continues, got {unknown[0]!r}: {known}"
+            f"{option} changes the sites of a masked run that --resume continues: there is none in {folder.out}"
         )
     if folder.is_held():
-        raise ConfigError(f"--without changes a run that is not in progress: stop the run in {folder.out} first")
+        raise ConfigError(f"{option} changes a run that is not in progress: stop the run in {folder.out} first")
     begun = run_revision.started(folder, cohort, 0.0)
+    if unknown := sorted(set(change.leaving) - set(begun.contract.names)):
+        raise ConfigError(
+            f"--without names sites of the run, got {unknown[0]!r:.80}: they are {', '.join(begun.contract.names)}"
+        )
     for path in burns:
         try:
-            run_revision.take_burn(folder, begun, path.read_text(), sites)
+            run_revision.take_burn(folder, begun, path.read_text(), change.leaving)
         except (OSError, UnicodeDecodeError, FederationError) as error:
             raise ConfigError(f"--burn {path}: {error.strerror if isinstance(error, OSError) else error}") from None
-    run_revision.require_unlocked(folder, begun, sites, lifted)
-    folder.leave_out(sites, lifted)
+    run_revision.require_unlocked(folder, begun, change.leaving, change.lifted)
+    if begun.contract.digest != cohort.contract.digest:
+        GivenUp(folder).add(cohort.contract)
+    folder.plan(dataclasses.replace(change, contract=begun.contract.digest))
+
+
+def _options(change: "CohortChange", burns: Sequence[Path], nonce: str | None) -> list[str]:
+    """Return the options that are for resumed runs alone."""
+    named = {"without": change.leaving, "with": change.joining, "burn": burns, "lifted": change.lifted}
+    given = [f"--{option} {value}" for option, values in named.items() for value in values]
+    return [*given, *(["--nonce"] if nonce else [])]
+
+
+def _prepare(folder: "RunState", change: "CohortChange", burns: Sequence[Path], nonce: str | None) -> None:
+    """Record what else than the settings a resumed run is given."""
+    if nonce:
+        _rebuild(folder, nonce)
+    if change or burns:
+        plan_change(folder, change, burns)
+
+
+def _rebuild(folder: "RunState", nonce: str) -> None:
+    """Let a run whose folder was lost continue in this one; raise `ConfigError` for a folder that has a run."""
+    if (folder.folder / "contract").exists() or (folder.was_started() and not folder.is_rebuilding()):
+        raise ConfigError(f"{folder.out} holds a run, and --nonce is for one whose folder was lost: leave out --nonce")
+    folder.rebuild(nonce)
 
 
 def _resuming(state: State, out: Path) -> str:

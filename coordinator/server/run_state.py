@@ -7,8 +7,9 @@
     run/app            sources of the submitted bundle, as they were at the start
     run/nonce          the run's nonce
     run/expires        the end of the run's contract, where it was fixed before the start
-    run/without        sites that a masked run leaves out when it is resumed, and whose locks were lifted
     run/given-up       contracts of a masked run that did not start, and members that may still be in them
+    run/rebuild        there if the run is one whose folder was lost: the vaults know its contract
+    run/change         sites that leave or join a masked run when it is resumed, and whose locks were lifted
     run/journal        round and attempt in progress, with the sites of its run specification; written before a request
     run/aggregate      result of an attempt's aggregation and whose updates it is of; written before a site is sent it
     run/checkpoint     last accepted round: its state, the records of all rounds, the strategy state
@@ -23,7 +24,7 @@ import errno
 import fcntl
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,25 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 RETRY_SECONDS = 2.0
 LOCK_SECONDS = 0.05  # between two tries to get the lock
 HELD_SECONDS = 10.0  # a stopped ServerApp may take a moment to end, and `status` holds the lock for one
+
+
+@dataclass(frozen=True)
+class CohortChange:
+    """Sites that leave a masked run when it is resumed, and sites that join it, by the operator's decision."""
+
+    leaving: tuple[str, ...] = ()
+    joining: tuple[str, ...] = ()
+    lifted: tuple[str, ...] = ()  # that leave without a burn, and whose locks the staff of all others lifted
+    contract: str = ""  # digest of the one that it changes; empty: whichever the run has
+
+    def __bool__(self) -> bool:
+        """Tell whether there is any."""
+        return bool(self.leaving or self.joining or self.lifted)
+
+    def __str__(self) -> str:
+        """Return it as a log shows it."""
+        parts = (("without", self.leaving), ("with", self.joining))
+        return " and ".join(f"{word} {', '.join(sites)}" for word, sites in parts if sites)
 
 
 @dataclass(frozen=True)
@@ -180,8 +200,18 @@ class RunState:
         return str(self.read(path)[0]["nonce"])
 
     def renew(self, drawn: str) -> None:
-        """Take another nonce, for another contract."""
+        """Take another nonce, for another contract, which no site knows."""
         self.write(self.folder / "nonce", {"nonce": drawn})
+        (self.folder / "rebuild").unlink(missing_ok=True)
+
+    def rebuild(self, nonce: str) -> None:
+        """Record that the run of this nonce, whose folder was lost, continues here as its sites know it."""
+        self.write(self.folder / "nonce", {"nonce": nonce})
+        (self.folder / "rebuild").touch()
+
+    def is_rebuilding(self) -> bool:
+        """Tell whether the run's contract is one that its sites know."""
+        return (self.folder / "rebuild").exists()
 
     def expires(self, chosen: int) -> int:
         """Return the end of the run's contract in seconds since 1970: the one that was fixed, or that `chosen`."""
@@ -194,21 +224,20 @@ class RunState:
         self.write(self.folder / "nonce", {"nonce": nonce})
         self.write(self.folder / "expires", {"expires": expires})
 
-    def left_out(self) -> list[str]:
-        """Return the sites that a resumed masked run leaves out, by the operator's decision."""
-        path = self.folder / "without"
-        return list(self.read(path)[0]["sites"]) if path.exists() else []
+    def change(self) -> CohortChange:
+        """Return which sites leave or join a masked run when it is resumed."""
+        path = self.folder / "change"
+        if not path.exists():
+            return CohortChange()
+        facts = self.read(path)[0]
+        leaving, joining, lifted = (tuple(facts[name]) for name in ("leaving", "joining", "lifted"))
+        return CohortChange(leaving, joining, lifted, facts["contract"])
 
-    def lifted(self) -> list[str]:
-        """Return those of the sites that are left out whose locks were lifted."""
-        path = self.folder / "without"
-        return list(self.read(path)[0]["lifted"]) if path.exists() else []
-
-    def leave_out(self, sites: Sequence[str], lifted: Sequence[str] = ()) -> None:
-        """Record which sites the run leaves out when it is resumed; none, once it has a contract without them."""
-        path = self.folder / "without"
-        if sites:
-            self.write(path, {"sites": list(sites), "lifted": list(lifted)})
+    def plan(self, change: CohortChange) -> None:
+        """Record which sites leave or join the run when it is resumed; none, once it has a contract of the others."""
+        path = self.folder / "change"
+        if change:
+            self.write(path, vars(change))
         else:
             path.unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@
     train.masked_round   "config": RoundRequest                                "arrays": masked; "statement"
     query.release        "config": ReleaseRequest                              "statement" with the sealed seed
     query.step           "config": StepRequest, "arrays": low, carry           "statement"
-    query.where          "config": WhereRequest                                "statements"
+    query.where          "config": WhereRequest                                "statements" with contracts
     query.fetch          "config": ContractRequest                             "arrays": state, sealed
     query.load           "config": StatementsRequest, "arrays": state, sealed  "statement": nothing
     query.report         "config": StatementsRequest                           "statement"
@@ -44,7 +44,7 @@ ACCEPT_RUN, REVEAL_COIN, START_RUN = "query.accept_run", "query.reveal_coin", "q
 TRAIN, RELEASE, STEP = "train.masked_round", "query.release", "query.step"
 WHERE, FETCH, LOAD, REPORT = "query.where", "query.fetch", "query.load", "query.report"
 ABANDON = "query.abandon"
-STATEMENT, STATEMENTS, SEED = "statement", "statements", "seed"
+STATEMENT, STATEMENTS, CONTRACTS, SEED = "statement", "statements", "contracts", "seed"
 MASKED, LOW, CARRY = "masked", "low", "carry"  # arrays
 LACKS_CONTRACT = "it lacks the contract of this run: send the contract again"
 
@@ -101,7 +101,7 @@ class StepRequest(RoundRequest):
 
 @dataclass(frozen=True)
 class WhereRequest(OfContent):
-    """Request for all statements that a site has of the run of this nonce."""
+    """Request for all statements and contracts that a site has of the run of this nonce."""
 
     nonce: Hash
 
@@ -128,16 +128,16 @@ def seed_of(content: RecordDict) -> str:
     return sealed
 
 
-def all_stated(statements: Sequence[str]) -> RecordDict:
+def all_stated(statements: Sequence[str], contracts: Sequence[str]) -> RecordDict:
     """Return the content of a reply to `where`."""
-    return RecordDict({STATEMENTS: ConfigRecord({STATEMENTS: list(statements)})})
+    return RecordDict({STATEMENTS: ConfigRecord({STATEMENTS: list(statements), CONTRACTS: list(contracts)})})
 
 
-def statements_of(content: RecordDict) -> list[str]:
-    """Take the statements out of a reply to `where`; raise `FederationError` if it has none."""
-    texts = record(content, STATEMENTS, ConfigRecord).get(STATEMENTS)
+def statements_of(content: RecordDict, name: str = STATEMENTS) -> list[str]:
+    """Take the statements, or the contracts, out of a reply to `where`; raise `FederationError` if it has none."""
+    texts = record(content, STATEMENTS, ConfigRecord).get(name)
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise FederationError("a message came without statements: use one fedpp at all sites")
+        raise FederationError(f"a message came without {name}: use one fedpp at all sites")
     return [str(text) for text in texts]
 
 

@@ -4,7 +4,6 @@ Whoever coordinates a run proposes them; what they say of the sites is public. M
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 
 from fedpp.config.run_config import MIN_HONEST, RunSettings
 from fedpp.errors import FederationError
@@ -90,7 +89,7 @@ def revised_contract(
         bundle=bundle,
         revision=old.revision + 1,
         parent=Parent(old.digest, base.round, base.state),
-        changes=old.changes + max(small_changes(of, _members(cohort)) for of in before),
+        changes=old.changes + max(small_changes(of, cohort) for of in before),
         lifted=(*old.lifted, *(LiftedLock(site, base.round + 1) for site in sorted(lifted))),
     )
     require_revision(contract, old, base, before[1:])
@@ -125,7 +124,7 @@ def require_revision(
             f"{len(staying)}: wait for more of them, or start another run"
         )
     _require_lifted(new, old, base.round + 1)
-    due_changes = old.changes + max(small_changes(of, _members(new.cohort)) for of in (old, *earlier))
+    due_changes = old.changes + max(small_changes(of, new.cohort) for of in (old, *earlier))
     if new.changes < due_changes:
         raise FederationError(f"a revision counts changes by few sites: {due_changes} are due, got {new.changes}")
 
@@ -141,15 +140,20 @@ def _require_lifted(new: RunContract, old: RunContract, number: int) -> None:
         )
 
 
-def small_changes(old: RunContract, members: AbstractSet[tuple[str, str]]) -> int:
-    """Return how many of two changes of the cohort are small, 0 to 2: the sites that leave, and the sites that join.
+def small_changes(old: RunContract, cohort: Iterable[CohortMember]) -> int:
+    """Return how many of three changes are small, 0 to 3: the sites that leave, those that join, and other data.
 
     A change is small if fewer than `min_honest` of its sites may be honest: the sums before and after it differ by few
-    sites' updates. A member is a name and a certificate's hash.
+    sites' updates. A site with another certificate has left and joined.
     """
-    before = _members(old.cohort)
+    before, after = ({_member(of): of for of in members} for members in (old.cohort, cohort))
+    resized = {
+        key
+        for key in before.keys() & after.keys()
+        if (before[key].sequences, before[key].patients) != (after[key].sequences, after[key].patients)
+    }
     few = old.min_honest + old.colluders
-    return sum(0 < len(changed) < few for changed in (before - members, members - before))
+    return sum(0 < len(changed) < few for changed in (before.keys() - after, after.keys() - before, resized))
 
 
 def lowered_weights(contract: RunContract) -> Mapping[str, tuple[int, int]]:
@@ -162,7 +166,11 @@ def lowered_weights(contract: RunContract) -> Mapping[str, tuple[int, int]]:
 
 
 def _members(cohort: Iterable[CohortMember]) -> frozenset[tuple[str, str]]:
-    return frozenset((member.site, member.certificate) for member in cohort)
+    return frozenset(map(_member, cohort))
+
+
+def _member(of: CohortMember) -> tuple[str, str]:
+    return of.site, of.certificate
 
 
 def _cohort(

@@ -109,8 +109,10 @@ class RunContract(Declared, label="run contract", error=FederationError):
             raise self._refused(
                 f"its lifted locks must be distinct, in order, and of rounds that a revision follows, got {order!r:.80}"
             )
-        if self.changes > 2 * self.revision:
-            raise self._refused(f"a revision has two changes at most, got {self.changes} in {self.revision} revisions")
+        if self.changes > 3 * self.revision:
+            raise self._refused(
+                f"a revision has three changes at most, got {self.changes} in {self.revision} revisions"
+            )
         if self.lifted and not self.revision:
             raise self._refused("only a revision follows lifted locks, got some in a new run")
         if self.patience and self.monitor == "last":
@@ -213,6 +215,14 @@ class RunContract(Declared, label="run contract", error=FederationError):
         for certificate in certificates:
             certificate.require(ca_key, self.spec.domain)
         return {certificate.member.site: certificate for certificate in certificates}
+
+
+@dataclass(frozen=True)
+class KnownContract(Declared, label="contract of a run", error=FederationError, longest=2**26):
+    """A contract that a member has accepted, with its cohort's certificates, for a coordinator that lost them."""
+
+    contract: RunContract
+    certificates: Annotated[tuple[Certificate, ...], Listed(least=1, most=MAX_SITES)]  # in the order of the names
 
 
 def certificate_hash(certificate: Certificate) -> str:

@@ -78,6 +78,7 @@ class FederationRecord:
     chosen: int = 0  # round whose model is the result, by the monitored figure; 0: the last one
     contract: str = ""  # digest of a masked run's contract
     certified: tuple[str, ...] = ()  # sites that signed a masked run's result
+    changes: int = 0  # of a masked run's cohort by few sites, during the run
     lifted: tuple[str, ...] = ()  # sites and rounds whose locks were lifted without a burn
     labels: LabelCounts = ()  # training labels of all sites together, where they balance the loss
 

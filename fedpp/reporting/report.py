@@ -25,13 +25,14 @@ class Privacy:
     does_not_protect: tuple[str, ...]
 
 
-def privacy_of(*, masked: bool, two_sites: bool = False, lifted: Sequence[str] = ()) -> Privacy:
+def privacy_of(*, masked: bool, two_sites: bool = False, changes: int = 0, lifted: Sequence[str] = ()) -> Privacy:
     """Return what a run protects, with secure aggregation (`masked`), perhaps of two sites alone, or without it.
 
-    `lifted` are sites and rounds whose locks were lifted without a burn.
+    `changes` are those of its cohort by few sites, `lifted` sites and rounds whose locks were lifted without a burn.
     """
     at_risk = (_AT_RISK.format("; ".join(lifted)),) if lifted else ()
     beyond = _OF_TWO_SITES if two_sites else _BEYOND_THE_MASK
+    changed = (_CHANGED.format(changes=changes),) if changes else ()
     return Privacy(
         protects=(
             (
@@ -51,6 +52,7 @@ def privacy_of(*, masked: bool, two_sites: bool = False, lifted: Sequence[str] =
             ),
             beyond if masked else _WITHOUT_MASK,
             *at_risk,
+            *changed,
             (
                 "A trained model, and counts over few patients, can reveal something about single patients. "
                 "No differential privacy was applied."
@@ -73,6 +75,10 @@ _BEYOND_THE_MASK = (
 _OF_TWO_SITES = (
     "TWO HOSPITALS HIDE NOTHING FROM EACH OTHER: each can compute the other's update, and its evaluation counts, from "
     "the sum and its own. Only the coordinator sees neither."
+)
+_CHANGED = (
+    "HOSPITALS LEFT OR JOINED DURING THE RUN: {changes} such changes were by few hospitals. What these contributed may "
+    "show in the difference of the sums before and after."
 )
 _AT_RISK = (
     "A LOCK WAS LIFTED ({}): the hospital had left without showing that it released nothing, and the others continued "

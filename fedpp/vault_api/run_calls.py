@@ -97,11 +97,11 @@ class RunCalls(VaultConnection):
         first = Request(contract=contract, round=round)
         return str(self._reply(self._runs.StepRound, chain(_requests(first, statements), sent)).statement)
 
-    def where(self, nonce: str) -> list[str]:
-        """Return all statements that the vault has of the runs of a nonce."""
-        return [
-            reply.statement for reply in self._replies(self._runs.FindStatements, vault_pb2.FindRequest(nonce=nonce))
-        ]
+    def where(self, nonce: str) -> tuple[list[str], list[str]]:
+        """Return all statements, and all contracts, that the vault has of the runs of a nonce."""
+        replies = list(self._replies(self._runs.FindStatements, vault_pb2.FindRequest(nonce=nonce)))
+        statements = [reply.statement for reply in replies if reply.statement]
+        return statements, [reply.contract for reply in replies if reply.contract]
 
     def seal_stage(self, contract: str) -> bytes:
         """Return the newest state, sealed for the domain."""

@@ -200,6 +200,14 @@ class FindRequest(_message.Message):
     nonce: str
     def __init__(self, nonce: _Optional[str] = ...) -> None: ...
 
+class FindReply(_message.Message):
+    __slots__ = ("contract", "statement")
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    contract: str
+    statement: str
+    def __init__(self, contract: _Optional[str] = ..., statement: _Optional[str] = ...) -> None: ...
+
 class LoadReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

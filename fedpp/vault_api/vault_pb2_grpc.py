@@ -279,7 +279,7 @@ class MaskedRunsStub:
         self.FindStatements = channel.unary_stream(
                 '/fedpp.vault.v1.MaskedRuns/FindStatements',
                 request_serializer=fedpp_dot_vault__api_dot_vault__pb2.FindRequest.SerializeToString,
-                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+                response_deserializer=fedpp_dot_vault__api_dot_vault__pb2.FindReply.FromString,
                 _registered_method=True)
         self.SealStage = channel.unary_stream(
                 '/fedpp.vault.v1.MaskedRuns/SealStage',
@@ -363,7 +363,7 @@ class MaskedRunsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FindStatements(self, request, context):
-        """All statements of the runs of a nonce, for a coordinator that lost its own.
+        """All contracts and statements of the runs of a nonce, for a coordinator that lost its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -445,7 +445,7 @@ def add_MaskedRunsServicer_to_server(servicer, server):
             'FindStatements': grpc.unary_stream_rpc_method_handler(
                     servicer.FindStatements,
                     request_deserializer=fedpp_dot_vault__api_dot_vault__pb2.FindRequest.FromString,
-                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.StatementReply.SerializeToString,
+                    response_serializer=fedpp_dot_vault__api_dot_vault__pb2.FindReply.SerializeToString,
             ),
             'SealStage': grpc.unary_stream_rpc_method_handler(
                     servicer.SealStage,
@@ -690,7 +690,7 @@ class MaskedRuns:
             target,
             '/fedpp.vault.v1.MaskedRuns/FindStatements',
             fedpp_dot_vault__api_dot_vault__pb2.FindRequest.SerializeToString,
-            fedpp_dot_vault__api_dot_vault__pb2.StatementReply.FromString,
+            fedpp_dot_vault__api_dot_vault__pb2.FindReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -179,15 +179,17 @@ class Cluster:
         """Return a site's configuration."""
         return self.hospitals.sites[self.names.index(name)]
 
-    def run(self, settings: Settings, *, out: Path | None = None, resume: bool = False) -> "Run":
-        """Start a run, or resume the one in `out`."""
+    def run(
+        self, settings: Settings, *, out: Path | None = None, resume: bool = False, more: Sequence[str] = ()
+    ) -> "Run":
+        """Start a run, or resume the one in `out`, with `more` options."""
         self.runs += 1
         out = out or self.folder / f"run-{self.runs}"
         card = self.folder / "domain.card"
         card.write_text(self.hospitals.domain.card().to_json())
         texts = [text for name, value in settings.items() if name != "sites" for text in ("--set", _text(name, value))]
         start = ["--resume"] if resume else ["--domain", str(card), "--sites", str(settings["sites"])]
-        command = ["coordinator", "run", "--state", str(self.state), "--out", str(out), "--json", *start, *texts]
+        command = ["coordinator", "run", "--state", str(self.state), "--out", str(out), "--json", *start, *texts, *more]
         program = self.programs[f"run {self.runs}"] = Program(command, self.folder / f"run-{self.runs}.log")
         return Run(program, RunState(out))
 

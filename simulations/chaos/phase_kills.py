@@ -17,7 +17,7 @@ from typing import Any
 
 from coordinator.server.masked.statement_store import CohortFile
 from coordinator.server.progress import Progress
-from coordinator.server.run_state import RunState
+from coordinator.server.run_state import CohortChange, RunState
 from fedpp.config.run_config import SiteConfig
 from fedpp.config.site_policy import SitePolicy
 from fedpp.errors import FederationError
@@ -349,7 +349,7 @@ def _left(of: Federation, phase: str, number: int) -> bool:
 
 def _without(of: Federation, number: int) -> str:
     """Resume the newest run without a site; return what becomes of it."""
-    RunState(of.out).leave_out([of.sites[number - 1].dataset.name])
+    RunState(of.out).plan(CohortChange((of.sites[number - 1].dataset.name,)))
     if of.coordinator(wait=IMPATIENT).end():
         return "refused: " + ("too few sites" if "the run needs" in of.reason() else of.reason())
     model = CertifiedModel.from_bytes((of.out / SEALED).read_bytes())

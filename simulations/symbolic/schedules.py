@@ -40,6 +40,7 @@ def schedules(of: Federation) -> Iterator[Schedule]:
     if not of.copied:
         yield from _models(of)
         yield from _revisions(of)
+        yield from _entries(of)
 
 
 def _rounds(of: Federation) -> Iterator[Schedule]:
@@ -90,6 +91,23 @@ def _revisions(of: Federation) -> Iterator[Schedule]:
         pairs = (("R", {0, 1}), ("S", {2, 3}))
         halves = {run: replace(revision, run=run, cohort=everybody - out) for run, out in pairs}
         yield Schedule("two successors without a common site", {**base, **halves})
+
+
+def _entries(of: Federation) -> Iterator[Schedule]:
+    """Yield schedules of a run and of revisions by which a site enters it; a restored one enters as another site."""
+    everybody, last = of.cohort, of.honest[-1]
+    old = everybody - {last}
+    if of.is_large_enough(old):
+        first, after = replace(_first(of), cohort=old), replace(_second(of), cohort=old)
+        entry = replace(first, run="R", cohort=everybody, revises="A")
+        later = replace(after, run="R", round=1, cohort=everybody, revises="A")
+        place = replace(entry, cohort=everybody - {0})
+        yield Schedule("a new site", {"first": first, "R": entry}, burns=True, completes=True)
+        # After a lock it takes two revisions, without the old site and then with the new: a lock moves to a part.
+        yield Schedule("a new site in place of another", {"first": first, "R": place}, burns=True)
+        yield Schedule(
+            "a new site after a round", {"first": first, "second": after, "R": later}, completes=True, variants=1
+        )
 
 
 def _first(of: Federation) -> RoundRequest:

@@ -154,7 +154,7 @@ def _leave(
         require_new(out)
     if vault is not None:
         with VaultClient(vault) as client:
-            statement, known = ask(client), client.where(contract)
+            statement, known = ask(client), client.where(contract)[0]
     elif domain is not None:
         require_folder(domain)
         site = key_store.open_site(domain, passphrase.read())

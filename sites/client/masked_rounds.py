@@ -119,10 +119,10 @@ def step(query: Query) -> RecordDict:
 
 
 def where(query: Query) -> RecordDict:
-    """Relay all statements that the vault has of a run."""
+    """Relay all statements and contracts that the vault has of a run."""
     request = masked_messages.WhereRequest.read(query.content)
     with _vault(query) as vault:
-        return masked_messages.all_stated(vault.where(request.nonce))
+        return masked_messages.all_stated(*vault.where(request.nonce))
 
 
 def fetch(query: Query) -> RecordDict:

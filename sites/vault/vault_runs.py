@@ -134,15 +134,15 @@ class VaultRuns(vault_pb2_grpc.MaskedRunsServicer):
 
     def FindStatements(  # noqa: N802
         self, request: vault_pb2.FindRequest, context: grpc.ServicerContext
-    ) -> Iterator[vault_pb2.StatementReply]:
-        """Stream all statements of the runs of a nonce, or of the contract of a digest."""
+    ) -> Iterator[vault_pb2.FindReply]:
+        """Stream all contracts and statements of the runs of a nonce, or of the contract of a digest."""
         with recording("FindStatements", context, self._append) as call:
             if not is_hex(request.nonce):
                 raise VaultError(f"a run's nonce is 64 hexadecimal digits, got {request.nonce!r:.80}")
-            statements = self._member.where(request.nonce)
-            call.reply(sum(map(len, statements)), nonce=request.nonce)
-            for statement in statements:
-                yield vault_pb2.StatementReply(statement=statement)
+            contracts, statements = self._member.contracts(request.nonce), self._member.where(request.nonce)
+            call.reply(sum(map(len, [*contracts, *statements])), nonce=request.nonce)
+            yield from (vault_pb2.FindReply(contract=contract) for contract in contracts)
+            yield from (vault_pb2.FindReply(statement=statement) for statement in statements)
 
     def SealStage(self, request: Request, context: grpc.ServicerContext) -> Iterator[vault_pb2.Block]:  # noqa: N802
         """Stream the newest stage, sealed."""

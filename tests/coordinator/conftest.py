@@ -39,7 +39,7 @@ def cohort(tmp_path: Path) -> Iterator[list[Hospital]]:
 
 @pytest.fixture
 def five(tmp_path: Path) -> Iterator[list[Node]]:
-    """Return the nodes of five hospitals, whose policies allow a change of so small a cohort."""
+    """Return the nodes of five hospitals, whose policies allow two changes of so small a cohort."""
     with opened(tmp_path, 5) as made:
         for of in made:
             of.limits = RunLimits(max_changes=2)

@@ -80,7 +80,8 @@ def test_arrays_come_out_as_they_went_in() -> None:
 def test_texts_come_out_as_they_went_in() -> None:
     """A sealed seed and a list of statements are read as they were; others are refused."""
     assert masked.seed_of(masked.stated("text", b"\x01\xff")) == "01ff"
-    assert masked.statements_of(masked.all_stated(["one", "two"])) == ["one", "two"]
+    found = masked.all_stated(["one", "two"], ["three"])
+    assert (masked.statements_of(found), masked.statements_of(found, "contracts")) == (["one", "two"], ["three"])
     for content in (masked.stated("text"), RecordDict({"statement": ConfigRecord({"seed": "0"})})):
         with pytest.raises(FederationError, match="sealed seed"):
             masked.seed_of(content)

@@ -148,8 +148,7 @@ def test_changes_by_few_sites_count(leaving: Collection[int], joining: Collectio
     """Of three that leave or join, two are honest: their sum hides each of them. Fewer count."""
     contract = revised(6, *joining, leaving=leaving)
     assert contract.changes == changes
-    members = {(member.site, member.certificate) for member in contract.cohort}
-    assert small_changes(OLD, members) == changes
+    assert small_changes(OLD, contract.cohort) == changes
 
 
 def test_sites_that_leave_together_and_return_but_for_one_count():
@@ -168,8 +167,17 @@ def test_sites_that_leave_together_and_return_but_for_one_count():
 def test_a_new_certificate_is_another_member():
     """A re-installed vault leaves and joins: both count."""
     again = CA.certify(identities(30)[20].request(), CARD)
-    members = {(member.site, member.certificate) for member in OLD.cohort if member.site != "Site 05"}
-    assert small_changes(OLD, members | {("Site 05", certificate_hash(again))}) == 2
+    *others, last = OLD.cohort
+    assert small_changes(OLD, [*others, last.changed(certificate=certificate_hash(again))]) == 2
+
+
+def test_a_member_with_other_data_is_counted():
+    """Its new patients' updates are the difference of two sums; it does not hide another one that leaves."""
+    grown = [member.changed(sequences=(member.sequences[0] + 1, *member.sequences[1:])) for member in OLD.cohort]
+    assert small_changes(OLD, [grown[0], *OLD.cohort[1:]]) == 1
+    assert small_changes(OLD, [grown[0], *OLD.cohort[1:-1]]) == 2
+    assert small_changes(OLD, grown[:-1]) == 1
+    assert small_changes(OLD, grown) == 0
 
 
 def test_a_revision_needs_t_of_the_members_before_it():

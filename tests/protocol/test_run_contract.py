@@ -21,6 +21,7 @@ from fedpp.protocol.run_contract import (
     NO_HASH,
     VALIDITY,
     CohortMember,
+    LiftedLock,
     Parent,
     RunContract,
     capped_weights,
@@ -91,7 +92,7 @@ def test_any_value_is_a_contract_s_or_refused(name: str, value: Any):
         ({"cohort": ()}, "cohort must be a list of at least 1"),
         ({"revision": 1}, "a revision has a parent and a number from 1, got revision 1"),
         ({"parent": Parent(hashed("c"), 3, hashed("b"))}, "a revision has a parent and a number from 1"),
-        ({"changes": 1}, "a revision has two changes at most, got 1 in 0 revisions"),
+        ({"changes": 1}, "a revision has three changes at most, got 1 in 0 revisions"),
         ({"patience": 2}, "patience needs monitor loss or auc, got patience 2 and monitor last"),
         ({"protocol": 1}, "protocol must be a whole number from 2 to 2, got 1"),
         ({"privacy": "on"}, "privacy must be one of off"),
@@ -336,6 +337,7 @@ def test_every_fact_changes_the_digest():
         {"reporting": "per-site"},
         {"revision": 2},
         {"changes": 1},
+        {"lifted": (LiftedLock("East", 3),)},
         *(
             {"parent": parent.changed(**{name: value})}
             for name, value in (("contract", NO_HASH), ("round", 1), ("base", NO_HASH))

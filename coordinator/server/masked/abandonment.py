@@ -5,7 +5,7 @@ until it expires. A member that does not reply now is asked again when the run i
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from flwr.app import DEFAULT_TTL, Message, RecordDict
@@ -33,6 +33,10 @@ class GivenUp:
     def add(self, contract: RunContract) -> None:
         """Record that a contract is given up, before any member is asked to leave it."""
         self._write({**self.contracts(), contract.digest: list(contract.names)})
+
+    def restart(self, contracts: Iterable[RunContract]) -> None:
+        """Record these alone, of a run that is rebuilt from what its sites know."""
+        self._write({contract.digest: list(contract.names) for contract in contracts})
 
     def ask(self, grid: Grid, nodes: Mapping[str, int]) -> None:
         """Ask the members, which are at these nodes, to leave; take the replies that come within `ABANDON_SECONDS`."""

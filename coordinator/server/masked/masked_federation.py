@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 
 from coordinator.server.admission import Admission, Admissions
 from coordinator.server.progress import ProgressFile
-from coordinator.server.run_state import RunState, StoppedError, patiently
+from coordinator.server.run_state import CohortChange, RunState, StoppedError, patiently
 from fedpp.cipher.domain_card import DomainCard
 from fedpp.config.run_config import RunConfig
 from fedpp.errors import FederationError
@@ -27,7 +27,8 @@ from .abandonment import GivenUp
 from .cohort_requests import CohortRequests
 from .masked_run import MaskedRun
 from .run_course import RunCourse
-from .run_revision import EarlierRounds, started, without
+from .run_rebuild import rebuilt
+from .run_revision import EarlierRounds, revised
 from .statement_store import Cohort, CohortFile, StatementStore
 
 
@@ -39,14 +40,16 @@ def federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progress
     bundle, names = grid.run.fab_hash or NO_BUNDLE, CoordinatorNames.of_run(config.coordinator)
     run = Run(card.ca_key, card.fingerprint, nonce, str(grid.run.run_id), bundle, names)
     admissions = Admissions(grid, run, card.n, folder.note, folder.require_not_stopped)
-    if cohort is None:
+    if cohort is None and folder.is_rebuilding():
+        cohort = rebuilt(grid, admissions, run, card, config, folder)
+        patiently(partial(CohortFile(folder).write, cohort), config.wait_seconds, folder)
+    elif cohort is None:
         cohort = _cohort(config, admissions.wait(config), run, expires)
         _explain(cohort.contract, folder)
+        folder.note(f"if this folder is lost, `run --resume --nonce {nonce}` rebuilds the run from the vaults")
         patiently(partial(CohortFile(folder).write, cohort), config.wait_seconds, folder)
     else:
-        cohort = _revised(cohort, folder, config, expires)
-        # Its sites may be busy with the round.
-        admissions.wait(config, set(cohort.contract.names), config.round_seconds)
+        cohort = _continued(cohort, admissions, folder, config, expires)
     GivenUp(folder).ask(grid, admissions.nodes())
     store = StatementStore(folder, cohort, config.wait_seconds)
     earlier = EarlierRounds.of(folder, cohort, config.wait_seconds)
@@ -66,26 +69,44 @@ def federate(grid: Grid, config: RunConfig, folder: RunState, progress: Progress
     return _record(config, card, run, cohort, seconds, course, reports, admissions.admitted.refused)
 
 
-def _revised(cohort: Cohort, folder: RunState, config: RunConfig, expires: int) -> Cohort:
-    """Return the cohort without the sites that the operator left out of the resumed run."""
-    leaving = set(folder.left_out()) & set(cohort.contract.names)
-    if leaving:
-        begun = started(folder, cohort, config.wait_seconds)
-        while cohort.contract.digest != begun.contract.digest and cohort.parent is not None:
-            GivenUp(folder).add(cohort.contract)
-            cohort = cohort.parent
-        leaving = set(folder.left_out()) & set(cohort.contract.names)
-        until = expires - len(GivenUp(folder).contracts())  # so that it is none that was given up
-        cohort = without(folder, cohort, leaving, config.wait_seconds, until, set(folder.lifted()) & leaving)
+def _continued(cohort: Cohort, admissions: Admissions, folder: RunState, config: RunConfig, expires: int) -> Cohort:
+    """Return the cohort of a resumed run, once its sites are there: with the operator's change, if there is one.
+
+    A change that cannot be made is dropped, so that the run can be resumed as it was.
+    """
+    change = folder.change()
+    if change.contract not in {"", cohort.contract.digest}:
+        change = CohortChange()  # a crash came between the revision and its note
+        folder.plan(change)
+    wanted = set(cohort.contract.names) - set(change.leaving) | set(change.joining)
+    try:
+        admission = admissions.wait(config, wanted, config.round_seconds)  # they may be busy with the round
+        if change:
+            until = expires - len(GivenUp(folder).contracts())  # so that it is none that was given up
+            cohort = revised(folder, cohort, change, admission, config.wait_seconds, until)
+    except StoppedError:
+        raise
+    except FederationError:
+        folder.plan(CohortChange())
+        raise
+    if change:
         patiently(partial(CohortFile(folder).write, cohort), config.wait_seconds, folder)
-        contract = cohort.contract
-        folder.note(
-            f"revision {contract.revision}: the run continues without {', '.join(sorted(leaving))} from round "
-            f"{contract.start_round}; changes by few sites so far: {contract.changes}"
-        )
-        _explain(contract, folder)
-    folder.leave_out(())
+        _note_revision(cohort.contract, change, folder)
+        folder.plan(CohortChange())
     return cohort
+
+
+def _note_revision(contract: RunContract, change: CohortChange, folder: RunState) -> None:
+    """Log a revision, and what the staff of a site that joins has to do."""
+    folder.note(
+        f"revision {contract.revision}: the run continues {change} from round {contract.start_round}; changes by few "
+        f"sites so far: {contract.changes}"
+    )
+    if contract.parent is not None and change.joining:
+        folder.note(
+            f"a new vault joins once its staff has allowed it: `fedpp-site endorse --state {contract.parent.base}`"
+        )
+    _explain(contract, folder)
 
 
 def _known_cohort(folder: RunState) -> Cohort | None:
@@ -215,6 +236,7 @@ def _record(
         chosen=course.schedule.chosen,
         contract=cohort.contract.digest,
         certified=course.certificate.signers,
+        changes=cohort.contract.changes,
         lifted=tuple(f"{lock.site}, round {lock.round}" for lock in cohort.contract.lifted),
         labels=course.labels or (),
     )

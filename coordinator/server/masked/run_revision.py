@@ -1,21 +1,26 @@
-"""Revision of a masked run: the members that stay continue it from its last certified state, under another contract.
+"""Revision of a masked run: members that stay and sites that join continue it, from its last certified state.
 
 The vaults decide whether the cohort may change: their policies bound how often, and locks forbid it where a sum with an
-absent member's update may still be opened.
+absent member's update may still be opened. A vault that joins gets the state, sealed, from a member.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from coordinator.server.run_state import RunState
+from coordinator.server.admission import Admission
+from coordinator.server.run_state import CohortChange, RunState
 from fedpp.errors import FederationError
+from fedpp.protocol.membership import Proof
 from fedpp.protocol.new_contract import revised_contract
-from fedpp.protocol.run_contract import RunContract
+from fedpp.protocol.run_contract import RunContract, certificate_hash
 from fedpp.protocol.run_statements import SignedStatement
+from fedpp.protocol.site_description import SiteDescription
 from fedpp.protocol.statement_chains import listed
 
 from .run_course import RunCourse, course_of
 from .statement_store import Cohort, StatementStore
+
+NOT_STARTED = "the run has not started: resume it with the sites that are there, without --without and --with"
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def started(folder: RunState, cohort: Cohort, wait_seconds: float) -> Cohort:
     if newest_course(folder, cohort, wait_seconds) is not None:
         return cohort
     if cohort.parent is None:
-        raise FederationError("the run has not started: resume it with the sites that are there, without --without")
+        raise FederationError(NOT_STARTED)
     return started(folder, cohort.parent, wait_seconds)
 
 
@@ -99,36 +104,63 @@ def require_unlocked(folder: RunState, cohort: Cohort, leaving: Collection[str],
         )
 
 
-def without(
-    folder: RunState,
-    cohort: Cohort,
-    leaving: Collection[str],
-    wait_seconds: float,
-    expires: int,
-    lifted: Collection[str] = (),
+def revised(
+    folder: RunState, cohort: Cohort, change: CohortChange, admission: Admission, wait_seconds: float, expires: int
 ) -> Cohort:
-    """Return the cohort of a revision that these sites are not in; raise `FederationError` if there can be none.
+    """Return the cohort of a revision by a change of the sites; raise `FederationError` if there can be none.
 
-    `expires` is the end of its contract, `lifted` are those of them whose locks the staff of all others lifted.
+    A site that joins is described by its admission; one of a member's name takes that member's place. `expires` is the
+    end of the contract.
     """
     contract, course = cohort.contract, newest_course(folder, cohort, wait_seconds)
     if course is None:
-        raise FederationError("the run has not started: resume it with the sites that are there, without --without")
-    staying = tuple(site for site in cohort.sites if site.name not in leaving)
-    certificates = {name: of for name, of in cohort.by_site().items() if name not in leaving}
-    revised = revised_contract(
+        raise FederationError(NOT_STARTED)
+    if course.schedule.due == "end":
+        raise FederationError("the run has ended, and its sites stay as they are: start another one")
+    joined = {name: _joining(name, cohort, admission) for name in sorted(set(change.joining))}
+    gone = {*change.leaving, *joined}
+    sites = {site.name: site for site in cohort.sites if site.name not in gone}
+    sites |= {name: site for name, (site, _) in joined.items()}
+    certificates = cohort.by_site() | {name: proof.certificate for name, (_, proof) in joined.items()}
+    datasets = {**cohort.datasets, **{name: proof.statement.dataset for name, (_, proof) in joined.items()}}
+    made = revised_contract(
         contract,
         course.certificate,
-        staying,
+        tuple(sites.values()),
         certificates,
         nonce=contract.nonce,
         expires=expires,
         bundle=contract.bundle,
         earlier=_contracts(cohort.parent),
-        lifted=lifted,
+        lifted=change.lifted,
     )
-    datasets = {name: of for name, of in cohort.datasets.items() if name not in leaving}
-    return Cohort(revised, tuple(certificates[name] for name in revised.names), staying, datasets, cohort)
+    return Cohort(
+        made,
+        tuple(certificates[name] for name in made.names),
+        tuple(sites[name] for name in made.names),
+        {name: datasets[name] for name in made.names},
+        cohort,
+    )
+
+
+def _joining(name: str, cohort: Cohort, admission: Admission) -> tuple[SiteDescription, Proof]:
+    """Return what a site that joins has proved; raise `FederationError` for one that is not there, or is a member."""
+    proofs = {proof.statement.site: proof for proof in admission.participants.proofs}
+    site = next((site for site in admission.sites.values() if site.name == name), None)
+    if site is None:
+        refused = [reason for known, reason in admission.refused.items() if _is_of(name, known)]
+        for reason in refused[:1]:
+            raise FederationError(f"{name} cannot join, since it was not admitted: {reason}")
+        raise FederationError(f"{name} cannot join, since it is not connected: see that it runs, and try again")
+    known = {(of.site, of.certificate, of.sequences, of.patients) for of in cohort.contract.cohort}
+    if (name, certificate_hash(proofs[name].certificate), site.sequences, site.patients) in known:
+        raise FederationError(f"{name} is a member already, with this certificate and these data: leave out --with")
+    return site, proofs[name]
+
+
+def _is_of(name: str, refused: str) -> bool:
+    """Tell whether a refused node was enrolled for this site, or says that it is; its label may follow in brackets."""
+    return refused in {name, f"node {name}"} or refused.startswith(f"{name} (")
 
 
 def _contracts(cohort: Cohort | None) -> list[RunContract]:

@@ -164,20 +164,13 @@ class StatementStore:
         return [signed for signed in self.chains.after({}) if signed.statement.round >= number]
 
     def _take(self, statements: Sequence[SignedStatement]) -> list[SignedStatement]:
-        """Verify statements, those of the lowest places first, and return the new ones."""
-        ordered = sorted(statements, key=lambda signed: signed.statement.place)
-        first = ordered[0].statement.place if ordered else 0
-        new = []
+        """Verify statements and return the new ones; keep the proof against a member that signed two."""
         try:
-            for start in range(first, ordered[-1].statement.place + 1 if ordered else 0, MAX_TAKEN):
-                places = range(start, start + MAX_TAKEN)
-                some = {signed.digest: signed for signed in ordered if signed.statement.place in places}
-                new += self.chains.take(list(some.values()))
+            return take_in_parts(self.chains, statements)
         except ForkError as error:
             proof = "\n".join(error.proof).encode()
             self._patiently(lambda: files.replace(self._folder.folder / "evidence", proof))
             raise
-        return new
 
     def _append(self, *lines: Mapping[str, Any]) -> None:
         if lines:
@@ -194,6 +187,18 @@ class StatementStore:
 
     def _path(self, site: str) -> Path:
         return self._updates / str(self._contract.names.index(site))
+
+
+def take_in_parts(chains: StatementChains, statements: Sequence[SignedStatement]) -> list[SignedStatement]:
+    """Add any number of statements to their chains, those of the lowest places first, and return the new ones."""
+    ordered = sorted(statements, key=lambda signed: signed.statement.place)
+    first = ordered[0].statement.place if ordered else 0
+    new = []
+    for start in range(first, ordered[-1].statement.place + 1 if ordered else 0, MAX_TAKEN):
+        places = range(start, start + MAX_TAKEN)
+        some = {signed.digest: signed for signed in ordered if signed.statement.place in places}
+        new += chains.take(list(some.values()))
+    return new
 
 
 def _signed(line: Mapping[str, Any]) -> SignedStatement | None:

@@ -41,8 +41,8 @@ def require_limits(of: RunSite, contract: RunContract, parent: AcceptedContract 
     largest = max(contract.n, parent.contract.n if parent else 0)
     if contract.changes > (most := policy.limits.changes(largest)):
         raise PolicyError(
-            f"this site's policy allows {most} changes of so small a cohort, got {contract.changes}: the run waits for "
-            "the site that is away, or its staff raises limits: max-changes"
+            f"this site's policy allows {most} changes of so small a cohort, got {contract.changes}: the run "
+            "continues with the sites that it had, or this site's staff raises limits: max-changes"
         )
     _require_room(of, contract, policy.limits)
 

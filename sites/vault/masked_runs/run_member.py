@@ -25,7 +25,7 @@ from fedpp.config.site_policy import SitePolicy
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys.key_store import Site
 from fedpp.keys.sealed_stage import SealedStage
-from fedpp.protocol.run_contract import NO_HASH
+from fedpp.protocol.run_contract import NO_HASH, KnownContract
 from fedpp.protocol.state_certificate import LACKS_STATE
 
 from . import own_report, run_admission, run_locks, run_revisions
@@ -121,12 +121,20 @@ class RunMember:
 
     def where(self, name: str) -> list[str]:
         """Return all statements of the contracts of this nonce, or of this digest, those of a site in order."""
+        return [signed.to_json() for of in self._accepted(name) for signed in of.chains.after({})]
+
+    def contracts(self, name: str) -> list[str]:
+        """Return the contracts of this nonce, or of this digest, with the certificates of their cohorts."""
+        return [
+            KnownContract(of.contract, tuple(of.certificates[site] for site in of.contract.names)).to_json()
+            for of in self._accepted(name)
+        ]
+
+    def _accepted(self, name: str) -> list[AcceptedContract]:
         with self._turn:
             rows = self._of.journal.rows
             found = [*rows("contracts", "digest", "revision", nonce=name), *rows("contracts", "digest", digest=name)]
-            digests = [digest for (digest,) in found]
-            chains = [AcceptedContract.load(self._of, digest).chains for digest in digests]
-            return [signed.to_json() for each in chains for signed in each.after({})]
+            return [AcceptedContract.load(self._of, digest) for (digest,) in found]
 
     def sealed_stage(self, contract: str) -> Iterator[bytes]:
         """Yield the newest stage, sealed for the vaults of the domain."""

@@ -24,7 +24,9 @@ UNLIKE: Final = "the members certified another state than this vault computed: u
 UNVERIFIED: Final = (
     "too few members of the revision were in the run before, and know its base: more of them than may collude must stay"
 )
-UNENDORSED: Final = "this vault has no endorsement of the initial model: `fedpp-site endorse` makes one"
+UNENDORSED: Final = (
+    "this vault has no endorsement of the model or state that it would start from: `fedpp-site endorse` makes one"
+)
 NOT_LIFTED: Final = (
     "this vault's staff has not lifted the lock of a site that the revision leaves out: `fedpp-site lift` does, "
     "and puts that site's update at risk"

@@ -22,6 +22,7 @@ from coordinator.server.progress import Progress
 from coordinator.server.run_state import RunState
 from fedpp.config.run_config import to_toml
 from fedpp.errors import ConfigError
+from fedpp.protocol.run_record import RECORD
 
 GIVEN: dict[str, str | int] = {"card": "{}", "sites": 2, "out": "/o", "initial-model": ""}
 Run = Callable[..., str]
@@ -205,12 +206,29 @@ def test_a_resumed_run_keeps_its_settings(run: Run, out: Path) -> None:
     assert settings(out)["learning-rate"] == before["learning-rate"]
 
 
-def test_only_a_masked_run_that_is_resumed_leaves_out_a_site(run: Run, out: Path) -> None:
-    """Before it has members, or without --resume, there is nobody to leave out; nothing is changed."""
-    assert "--without West is for a run that is resumed: add --resume" in run(*START, "--without", "West")
+@pytest.mark.parametrize("option", ["--without", "--with"])
+def test_only_a_masked_run_that_is_resumed_changes_its_sites(run: Run, out: Path, option: str) -> None:
+    """Without --resume, before it has members, and when it has ended; nothing is changed."""
+    assert f"{option} West is for a run that is resumed: add --resume" in run(*START, option, "West")
     assert not RunState(out).configuration.exists()
     run(*START)
-    assert "got 'West': there is no masked run to resume" in run(*RESUME, "--without", "West")
+    refused = run(*RESUME, option, "West")
+    assert f"{option} West changes the sites of a masked run that --resume continues: there is none in" in refused
+    (out / RECORD).write_text("{}")
+    assert "has ended, and its sites stay as they are: start another one" in run(*RESUME, option, "West")
+    assert not RunState(out).change()
+
+
+def test_a_lost_run_is_named_by_its_nonce(run: Run, tmp_path: Path) -> None:
+    """The new folder is marked, and a run that is there is not overwritten."""
+    out, nonce = tmp_path / "out", ("--nonce", "ab" * 32)
+    assert "--nonce is for a run that is resumed: add --resume" in run(*START, *nonce)
+    run(*START, "--resume", *nonce)
+    assert RunState(out).is_rebuilding()
+    run(*START, "--resume", "--nonce", "cd" * 32)  # the first one was wrong
+    assert RunState(out).nonce("") == "cd" * 32
+    (RunState(out).folder / "contract").touch()
+    assert "holds a run, and --nonce is for one whose folder was lost: leave out --nonce" in run(*RESUME, *nonce)
 
 
 def test_resume_starts_a_run_in_a_new_folder(run: Run, out: Path) -> None:

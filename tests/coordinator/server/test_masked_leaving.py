@@ -10,11 +10,11 @@ from masked_cohort import MaskedGrid, Node, config, federate, log_of
 from run_hospitals import NOW, Hospital
 
 from coordinator.operator.report_command import report_of
-from coordinator.operator.run_commands import leave_out
+from coordinator.operator.run_commands import plan_change
 from coordinator.server import app
 from coordinator.server.masked.abandonment import GivenUp
 from coordinator.server.masked.statement_store import CohortFile
-from coordinator.server.run_state import RunState, StoppedError
+from coordinator.server.run_state import CohortChange, RunState, StoppedError
 from fedpp.config.contract_limits import RunLimits
 from fedpp.errors import ConfigError, FederationError
 from fedpp.protocol import masked_messages as masked
@@ -86,7 +86,7 @@ def locked_in_round_2(five: list[Node], out: Path) -> MaskedGrid:
 
 def leaving(out: Path, *burns: Path, lifted: Sequence[str] = ()) -> None:
     """Leave Xenia out, as `run --resume --without Xenia` does."""
-    leave_out(RunState(out), ["Xenia"], lifted, burns)
+    plan_change(RunState(out), CohortChange(("Xenia",), lifted=tuple(lifted)), burns)
 
 
 def burned(of: Hospital, out: Path, file: Path) -> Path:
@@ -106,7 +106,7 @@ def test_a_run_continues_without_a_site_that_burned_by_hand(five: list[Node], tm
     grid = locked_in_round_2(five, out)
     with pytest.raises(FederationError, match=r"4 sites have released .* round 2, and Xenia has not burned it: --burn"):
         leaving(out)
-    assert RunState(out).left_out() == []
+    assert not RunState(out).change()
     leaving(out, burned(five[4].of, out, tmp_path / "burn.json"))
     record = app.federate(grid, config(out, sites=5))
     assert (record.certified, record.lifted) == (("East", "North", "South", "West"), ())
@@ -135,8 +135,8 @@ def test_a_file_that_burns_nothing_is_refused(five: list[Node], tmp_path: Path) 
     with pytest.raises(ConfigError, match="--burn .*: No such file"):
         leaving(out, tmp_path / "none")
     with pytest.raises(ConfigError, match="are about sites of --without"):
-        leave_out(RunState(out), ["West"], ["Xenia"], ())
-    assert RunState(out).left_out() == []
+        plan_change(RunState(out), CohortChange(("West",), lifted=("Xenia",)), ())
+    assert not RunState(out).change()
 
 
 def trained_by_east(five: list[Node], out: Path) -> str:

@@ -14,7 +14,7 @@ from run_hospitals import Hospital, opened
 
 from coordinator.server import app
 from coordinator.server.progress import Progress
-from coordinator.server.run_state import RunState, StoppedError
+from coordinator.server.run_state import CohortChange, RunState, StoppedError
 from fedpp.config.contract_limits import RunLimits
 from fedpp.errors import FederationError, ForkError
 from fedpp.protocol import masked_messages as masked
@@ -223,7 +223,7 @@ def test_a_run_continues_without_a_site(five: list[Node], tmp_path: Path) -> Non
     """From the last certified state, under a contract of the others, who trained their updates once."""
     out = tmp_path / "out"
     grid = paused_in_round_2(five, out)
-    RunState(out).leave_out(["Xenia"])
+    RunState(out).plan(CohortChange(("Xenia",)))
     record = app.federate(grid, config(out, sites=5))
     contract = model_of(out).contract
     model_of(out).require(CARD.ca_key)
@@ -233,7 +233,7 @@ def test_a_run_continues_without_a_site(five: list[Node], tmp_path: Path) -> Non
     assert all(of.seconds for of in record.rounds)
     assert [of.together.examples for of in record.rounds] == [8, 8]  # of model 1 the new cohort's counts were opened
     assert "revision 1: the run continues without Xenia from round 1; changes by few sites so far: 1" in log_of(out)
-    assert RunState(out).left_out() == []
+    assert not RunState(out).change()
 
 
 def test_a_revision_that_a_site_refuses_leaves_the_run_as_it_was(five: list[Node], tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_a_revision_that_a_site_refuses_leaves_the_run_as_it_was(five: list[Node
     out = tmp_path / "out"
     grid = paused_in_round_2(five, out)
     five[1].of.limits = RunLimits(max_changes=0)
-    RunState(out).leave_out(["Xenia"])
+    RunState(out).plan(CohortChange(("Xenia",)))
     with pytest.raises(FederationError, match="contract: paused .* North"):
         app.federate(grid, config(out, sites=5, wait_seconds=0.1, round_seconds=0.1))
     assert "revision 1 was not accepted: a resumed run has all its sites again" in log_of(out)
@@ -256,7 +256,7 @@ def test_a_revision_is_resumed_after_a_crash_at_any_call(five: list[Node], tmp_p
     """Also between its contract and its first round."""
     out, generator, crashes = tmp_path / "out", random.Random(1), 0
     paused_in_round_2(five, out)
-    RunState(out).leave_out(["Xenia"])
+    RunState(out).plan(CohortChange(("Xenia",)))
     while not (out / RECORD).exists():
         grid = CrashingGrid(five, generator.randrange(40))
         grid.away = {5}

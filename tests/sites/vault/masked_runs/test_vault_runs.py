@@ -15,7 +15,7 @@ from vaults import serving
 
 from fedpp.aggregation.run_stage import RunStage
 from fedpp.errors import VaultError
-from fedpp.protocol.run_contract import LiftedLock, Parent
+from fedpp.protocol.run_contract import KnownContract, LiftedLock, Parent
 from fedpp.protocol.state_certificate import LACKS_STATE
 from fedpp.vault_api import vault_pb2, vault_pb2_grpc
 from fedpp.vault_api.vault_client import VaultClient
@@ -69,9 +69,10 @@ def test_a_run_over_sockets_is_the_run_of_the_state_machines(cohort: list[Hospit
         cohort[0].vault.train(run.digest, 2, run.statements)
     ends = run.finish()
     assert len({end.to_bytes() for end in ends}) == 1
-    assert sorted(cohort[0].vault.where(run.contract.nonce)) == sorted(
-        run.statements[:-2]
-    )  # of the last round: its own
+    statements, contracts = cohort[0].vault.where(run.contract.nonce)
+    assert sorted(statements) == sorted(run.statements[:-2])  # of the last round: its own
+    certificates = tuple(of.site.certificate for of in cohort)
+    assert contracts == [KnownContract(run.contract, certificates).to_json()]
     cohort[0].vault.load_stage(run.digest, run.statements, cohort[1].vault.seal_stage(run.digest))
     assert RunStage.from_bytes(cohort[0].vault.stage(run.digest)) == ends[0]
     assert run.digest.encode() in sealed[:200]
