@@ -29,6 +29,7 @@ from .vault_calls import REPLIED, Append, Call, recording
 MEMORY_BYTES = 2**30  # for the arrays of all running calls, and again for the states
 MEMORY_SECONDS = 600.0  # longest wait for it
 MAX_LIST_BYTES = 2**25  # of statements or certificates in one request
+MAX_SEALED_MASK = 4096  # bytes
 _COPIES = 3  # of a request's arrays in memory while they are received
 
 Request = vault_pb2.RunRequest
@@ -127,8 +128,8 @@ class VaultRuns(vault_pb2_grpc.MaskedRunsServicer):
                     carry += part.carry
                     if max(len(low) // shapes.dtype.itemsize, len(carry) // CARRY.itemsize) > length:
                         raise VaultError(f"a sum of this round has {length} values, got more")
-                    if len(sealed) > MAX_SITES:
-                        raise VaultError(f"a round has at most {MAX_SITES} sealed masks, got more")
+                    if len(sealed) > MAX_SITES or any(len(each) > MAX_SEALED_MASK for each in part.sealed):
+                        raise VaultError(f"a round has {MAX_SITES} sealed masks of {MAX_SEALED_MASK} bytes at most")
                 values = _vector(low, shapes.dtype), _vector(carry, CARRY)
                 return _stated(call, self._member.step(first.contract, first.round, texts.all, sealed, *values))
 

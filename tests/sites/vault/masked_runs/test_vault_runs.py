@@ -103,6 +103,17 @@ def test_no_more_is_read_than_a_state_of_the_run_can_have(cohort: list[Hospital]
         of.load_stage(run.digest, run.statements, bytes(2**26 + 80 * values))
 
 
+def test_sealed_masks_are_as_long_as_masks_are(cohort: list[Hospital]):
+    """A thousand of any length would be 4 GB of a vault's memory."""
+    run = Coordinator(cohort, contract_of(cohort, rounds=1, expires=expiry())).begin()
+    run.train(1)
+    run.release(1)
+    total, sealed = run.sum(), [run.sealed[of.name] for of in cohort]
+    with pytest.raises(VaultError, match="a round has 1000 sealed masks of 4096 bytes at most"):
+        cohort[0].vault.step(run.digest, 1, run.statements, [*sealed[:2], bytes(5000)], total.low, total.carry)
+    run.step(1)
+
+
 def test_a_vault_without_a_policy_takes_part_in_no_run(tmp_path: Path):
     """`--no-policy` approves no bundle: its contract is refused before anything is signed, whatever its limits."""
     made = hospitals(tmp_path)
