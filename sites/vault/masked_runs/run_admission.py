@@ -22,9 +22,17 @@ from fedpp.protocol.state_certificate import LACKS_STATE
 
 from . import run_refusals
 from .accepted_contract import ABANDONED, ACTIVE, RESTORED, SUCCEEDED, AcceptedContract
-from .run_endorsements import endorsed_state, require_endorsed
+from .run_endorsements import endorsed_state
 from .run_limits import require_limits, require_starts
-from .run_revisions import base_of, leave_parent, parent_of, require_continuing, require_successor, require_vouched
+from .run_revisions import (
+    base_of,
+    leave_parent,
+    parent_of,
+    require_continuing,
+    require_endorsements,
+    require_successor,
+    require_vouched,
+)
 from .run_site import JournalSite, RunSite
 from .run_stages import RunStages
 
@@ -44,8 +52,7 @@ def accept(of: RunSite, text: str, certificates: Sequence[str]) -> str:
     members = contract.certified([Certificate.from_json(each) for each in few], of.site.domain.card().ca_key)
     require_limits(of, contract, parent_of(of, contract))
     require_successor(of, contract)
-    if contract.initial != FRESH and contract.parent is None:
-        require_endorsed(of, contract.initial)
+    require_endorsements(of, contract)
     stored = json.dumps([members[site].to_json() for site in contract.names])
     key = X25519PrivateKey.generate()
     accepted = AcceptedContract(of, contract, members)
@@ -97,6 +104,7 @@ def start(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> str:
         return signed.to_json()
     accepted.require_active()
     require_vouched(accepted)
+    require_endorsements(of, accepted.contract)
     run, stage = accepted.run, _first_stage(of, accepted, stages)
     with stages.adding(accepted, stage, stages.chosen(accepted, stage)) as digest:
         leave_parent(of, accepted)

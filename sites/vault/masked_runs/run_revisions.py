@@ -7,7 +7,7 @@ and may abandon it until it has trained there.
 from fedpp.aggregation.run_stage import RunStage
 from fedpp.errors import FederationError, VaultError
 from fedpp.protocol.new_contract import require_revision
-from fedpp.protocol.run_contract import RunContract
+from fedpp.protocol.run_contract import FRESH, RunContract
 
 from . import own_update, run_refusals
 from .accepted_contract import ABANDONED, RESTORED, SUCCEEDED, AcceptedContract
@@ -33,8 +33,7 @@ def _before(of: RunSite, contract: RunContract) -> list[RunContract]:
 def require_successor(of: RunSite, contract: RunContract) -> None:
     """Raise an error unless a revision is the only one that this site is in, of a run that it was in, or joins.
 
-    A site that joins a run knows nothing of it: its staff endorses the state that it joins at. Where the revision says
-    that the lock of an absent site was lifted, this site's own staff must have lifted it.
+    Where the revision says that the lock of an absent site was lifted, this site's own staff must have lifted it.
     """
     if contract.parent is None:
         return
@@ -48,10 +47,19 @@ def require_successor(of: RunSite, contract: RunContract) -> None:
     for at in contract.lifted:
         if at not in known and at.round > contract.start_round:
             require_endorsed(of, lock_id(contract.parent.contract, at.round, at.site), LIFTED)
-    if parent is None:
-        require_endorsed(of, contract.parent.base)
-    elif parent.ended == RESTORED:
+    if parent is not None and parent.ended == RESTORED:
         raise VaultError(run_refusals.RESTORED)
+
+
+def require_endorsements(of: RunSite, contract: RunContract) -> None:
+    """Raise `VaultError` unless this site's staff endorses, now, what a run starts from that the site does not know.
+
+    That is the initial model of a new run that draws none, and the state of a run that the site joins.
+    """
+    if contract.parent is None and contract.initial != FRESH:
+        require_endorsed(of, contract.initial)
+    if contract.parent is not None and parent_of(of, contract) is None:
+        require_endorsed(of, contract.parent.base)
 
 
 def require_continuing(of: RunSite, accepted: AcceptedContract, stages: RunStages) -> None:

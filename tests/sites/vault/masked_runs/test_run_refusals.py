@@ -306,6 +306,19 @@ def test_a_model_without_this_site_s_endorsement_is_refused(cohort: list[Hospita
     assert cohort[1].vault.accept(run.contract.to_json(), run.certificates)
 
 
+def test_an_endorsement_that_is_withdrawn_before_the_start_counts_no_more(cohort: list[Hospital]):
+    """Between contract and start may be weeks, in which it expires, or the staff removes it."""
+    run = Coordinator(cohort, contract_of(cohort, initial=endorsed(cohort)))
+    run.all_state(lambda of: of.vault.accept(run.contract.to_json(), run.certificates))
+    run.all_state(lambda of: of.vault.coin(run.digest, run.statements))
+    cohort[0].now = NOW + timedelta(days=4)
+    (cohort[1].folder / ENDORSED / f"{run.contract.initial}.json").unlink()
+    for of in cohort[:2]:
+        with pytest.raises(VaultError, match=run_refusals.UNENDORSED):
+            of.vault.start(run.digest, run.statements)
+    assert cohort[2].vault.start(run.digest, run.statements)
+
+
 def endorsed(cohort: list[Hospital]) -> str:
     """Let all hospitals endorse one model; return its identifier."""
     rows = encrypted_initial_weights(TINY, 5, DOMAIN.computing_key())
