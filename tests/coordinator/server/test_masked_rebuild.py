@@ -15,7 +15,7 @@ from fedpp.errors import FederationError
 from fedpp.keys.sealed_stage import SealedStage
 from fedpp.protocol import masked_messages as masked
 from fedpp.protocol import messages
-from fedpp.protocol.run_contract import KnownContract
+from fedpp.protocol.run_contract import KnownContract, Parent
 from fedpp.protocol.run_record import FederationRecord
 
 NONCE, EXPIRES = "ab" * 32, 1_801_000_000
@@ -89,7 +89,7 @@ def test_another_run_is_not_rebuilt(nonce: str, changes: dict[str, object], reas
 
 
 def test_a_site_s_inventions_are_left_out(tmp_path: Path) -> None:
-    """A contract that nobody else signed, with a revision of it: the run continues under the one that all accepted."""
+    """A contract that nobody signed, and a revision: the run continues under the one that all accepted."""
     out = tmp_path / "out"
     with opened(tmp_path / "lost") as cohort:
         nodes = [Node(of) for of in cohort]
@@ -99,8 +99,9 @@ def test_a_site_s_inventions_are_left_out(tmp_path: Path) -> None:
             found = usual()
             (text,) = masked.statements_of(found, masked.CONTRACTS)
             known = KnownContract.from_json(text)
-            invented = known.changed(contract=known.contract.changed(rounds=1, expires=EXPIRES + 1))
-            return masked.all_stated(["{}"], [invented.to_json(), text])
+            parent = Parent(known.contract.digest, 1, "ab" * 32)
+            invented = (known.contract.changed(rounds=1), known.contract.changed(revision=1, parent=parent))
+            return masked.all_stated(["{}"], [*(known.changed(contract=of).to_json() for of in invented), text])
 
         nodes[0].instead[masked.WHERE] = invents
         RunState(out).rebuild(NONCE)
