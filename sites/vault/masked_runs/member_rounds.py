@@ -102,7 +102,7 @@ class MemberRound:
         if signed := self._mine("train"):
             return self._masked(signed), signed.to_json()
         self._require_open()
-        require_allowed(self.of, self.accepted.contract)
+        self._require_allowed()
         self._require_certified()
         require_free(self.of, self.accepted, self.inputs, self.at)
         own = own_update.stored(self.of, self.inputs)
@@ -133,7 +133,7 @@ class MemberRound:
         if signed := self._mine("release"):
             return self._released(signed, aggregate)
         self._require_open()
-        require_allowed(self.of, self.accepted.contract)
+        self._require_allowed()
         if (mine := self._mine("train")) is None:
             raise VaultError(run_refusals.OTHER_ROUND)
         self._require_certified()
@@ -185,6 +185,16 @@ class MemberRound:
         self.accepted.require_unsucceeded()
         if self.is_past:
             raise VaultError(run_refusals.OTHER_ROUND)
+
+    def _require_allowed(self) -> None:
+        """Raise an error unless the policy allows the contract now, and the vault has the data that it accepted with.
+
+        Sums before and after a change of a few patients would tell what these added.
+        """
+        require_allowed(self.of, self.accepted.contract)
+        row = self.of.journal.row("contracts", "dataset", digest=self.accepted.digest)
+        if row != (self.of.dataset.manifest.fingerprint,):
+            raise VaultError(run_refusals.OTHER_DATA)
 
     def _require_certified(self) -> None:
         """Raise an error unless enough members signed the base, exactly as this vault has it."""

@@ -66,6 +66,7 @@ def accept(of: RunSite, text: str, certificates: Sequence[str]) -> str:
             parent=contract.parent.contract if contract.parent else "",
             text=text,
             certificates=stored,
+            dataset=of.dataset.manifest.fingerprint,
             accepted=int(of.now().timestamp()),
             key=of.journal.seal(key.private_bytes_raw(), f"key {contract.digest}"),
         )

@@ -25,14 +25,14 @@ from fedpp.key_material import seal, subkey, unseal
 from fedpp.keys.key_store import Site
 from fedpp.keys.sealed_state import RECORD_BYTES, StateSealer
 
-FORMAT = "fedpp-runs-2"
+FORMAT = "fedpp-runs-3"
 DATABASE, ARRAYS = "journal.sqlite", "arrays"
 
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE contracts (
     digest TEXT PRIMARY KEY, nonce TEXT NOT NULL, revision INTEGER NOT NULL, parent TEXT NOT NULL,
-    text TEXT NOT NULL, certificates TEXT NOT NULL, accepted INTEGER NOT NULL, started INTEGER,
+    text TEXT NOT NULL, certificates TEXT NOT NULL, dataset TEXT NOT NULL, accepted INTEGER NOT NULL, started INTEGER,
     ended TEXT NOT NULL DEFAULT '', key BLOB
 ) STRICT;
 CREATE UNIQUE INDEX one_of_nonce ON contracts (nonce, revision) WHERE ended != 'abandoned';

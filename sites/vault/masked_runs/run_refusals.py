@@ -21,6 +21,10 @@ RESTORED: Final = (
     "this vault's journal is older than what it signed: it leaves the run, and returns with a new identity"
 )
 UNLIKE: Final = "the members certified another state than this vault computed: use one fedpp and one NumPy everywhere"
+OTHER_DATA: Final = (
+    "this vault serves another dataset than it accepted the contract with: start it with that one, or let the run "
+    "continue under a revision that counts the new data"
+)
 UNVERIFIED: Final = (
     "too few members of the revision were in the run before, and know its base: more of them than may collude must stay"
 )

@@ -1,10 +1,13 @@
 """What a vault signs: contracts that state its own facts, within its policy, and not too many of them."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from run_hospitals import NAMES, NOW, Coordinator, Hospital, contract_of
+from conftest import SPLIT, write_dataset
+from run_hospitals import DOMAIN, NAMES, NOW, Coordinator, Hospital, contract_of
 
 from fedpp.config.contract_limits import RunLimits
 from fedpp.config.site_policy import EvaluationLimits
@@ -289,6 +292,20 @@ def test_a_limit_that_is_tightened_stops_a_run_at_once(cohort: list[Hospital]):
     with pytest.raises(PolicyError, match="reporting is per-site, allowed is aggregate"):
         first.vault.report(run.digest)
     assert cohort[1].vault.report(run.digest)
+
+
+def test_a_vault_with_other_data_masks_nothing_for_a_contract(cohort: list[Hospital], tmp_path: Path):
+    """Of the same sizes, too: two rounds over data that differ in a patient would tell what the patient added."""
+    run, first = Coordinator(cohort, contract_of(cohort, rounds=1)).begin(), cohort[0]
+    kept = first.dataset
+    labels = 1 - np.arange(len(SPLIT)) % 2
+    first.dataset = write_dataset(tmp_path / "other", DOMAIN, (np.zeros((len(SPLIT), 2, 8, 8, 1)), labels))
+    first.restart()
+    with pytest.raises(VaultError, match=run_refusals.OTHER_DATA):
+        first.vault.train(run.digest, 1, run.statements, first.update(1), first.logits(1, "validation"))
+    first.dataset = kept
+    first.restart()
+    run.finish()
 
 
 def test_a_policy_that_changes_stops_a_run_at_once(cohort: list[Hospital]):
