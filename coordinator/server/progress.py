@@ -23,7 +23,7 @@ Phase = Literal[
     "failed",
     "stopped",
 ]
-SiteStatus = Literal["pending", "replied", "excluded", "offline", "straggler", "quarantined"]
+SiteStatus = Literal["pending", "replied", "refused", "excluded", "offline", "straggler", "quarantined"]
 
 ENDED: tuple[Phase, ...] = ("completed", "failed", "stopped")
 

@@ -214,7 +214,7 @@ class CohortRequests:
         except ForkError:
             raise
         except FederationError as error:
-            self._failed(request, name, "excluded", str(error))
+            self._failed(request, name, "refused", str(error))
             self._compare(request)
         else:
             del self._lacks[name]
@@ -286,7 +286,7 @@ class CohortRequests:
                 content = RecordDict({messages.CONFIG: load.to_record(), messages.ARRAYS: state})
                 self.reply_of(name, masked_messages.LOAD, content)
             except FederationError as error:
-                self._failed(request, name, "excluded", f"the state of {other}: {error}")
+                self._failed(request, name, "refused", f"the state of {other}: {error}")
             else:
                 self._folder.note(f"{request.what}: {name} has the certified state again, from {other}")
                 self._lacks[name].again = 0.0
@@ -297,7 +297,7 @@ class CohortRequests:
         try:
             self.reply_of(name, masked_messages.ACCEPT_RUN, contract_request(self._cohort))
         except FederationError as error:
-            self._failed(request, name, "excluded", f"the contract: {error}")
+            self._failed(request, name, "refused", f"the contract: {error}")
 
     def _message(self, node: int, kind: str, content: RecordDict) -> Message:
         return Message(content, dst_node_id=node, message_type=kind, ttl=self._ttl)

@@ -269,7 +269,7 @@ def test_status_of_a_paused_run_names_the_sites_that_lack(
 ) -> None:
     """It says why, and no time that is left: nobody knows when they are back."""
     run(*START)
-    sites = {"a": "replied", "b": "excluded", "c": "offline"}
+    sites = {"a": "replied", "b": "refused", "c": "offline"}
     reason = "b (its vault does not answer), c (it is offline)"
     progress = Progress("7", "paused", 2, 5, 1, sites, time.time() + 60.5, 1.0, 90.0, reason)  # type: ignore[arg-type]
     RunState(out).progress.write_text(json.dumps(progress.to_mapping()))
