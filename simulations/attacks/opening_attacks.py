@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.aggregation import pair_masks
+from fedpp.aggregation.run_stage import RunStage
 from fedpp.config.contract_limits import RunLimits
 from fedpp.errors import FedppError
 from fedpp.learning.initial_weights import encrypted_initial_weights
@@ -32,7 +33,7 @@ from .scene.colluding_member import Colluder
 from .scene.laboratory import DOMAIN, NETWORK, Hospital, Laboratory
 from .scene.relaying_coordinator import DAY, Coordinator, contract_of
 
-EXPIRES = 4  # seconds, after which the first run is over
+EXPIRES = 6  # seconds, after which the first run is over
 CHANGING = RunLimits(max_changes=2)
 """Hospitals whose staff lets a run lose a member."""
 
@@ -42,6 +43,7 @@ class Opened:
     """A sum that the attackers opened, and the run that it is of."""
 
     run: Coordinator
+    stage: RunStage  # whose weights are the base
     total: NDArray[np.float64]  # of the updates times their weights
 
 
@@ -120,7 +122,7 @@ def lying_burn(laboratory: Laboratory) -> float:
     seeds = [seed, *(liar.own_mask(of.name, 1) for of in hospitals[:-1])]
     words = pair_masks.unmasked(run.sum().low, run.ring, seeds)
     weight = run.contract.total_weight
-    first = Opened(run, weight * liar.updates(words, stage, weight))
+    first = Opened(run, stage, weight * liar.updates(words, stage, weight))
     first.total -= run.contract.member(liar.of.name).weight * liar.of.update(stage)
     before = run.contract.member(victim.name).weight
     try:
@@ -211,13 +213,13 @@ def _opened(run: Coordinator, by: Hospital | None = None) -> Opened:
     run.train(number)
     run.release(number)
     weight = run.contract.total_weight
-    return Opened(run, weight * colluder.updates(colluder.opened(number), stage, weight))
+    return Opened(run, stage, weight * colluder.updates(colluder.opened(number), stage, weight))
 
 
 def _difference(hospitals: Sequence[Hospital], first: Opened, again: Callable[[], Opened]) -> float:
     """Return how much of the first hospital's update the difference of two sums tells, or one sum alone."""
     victim = hospitals[0]
-    truth = first.run.contract.member(victim.name).weight * victim.update(first.run.stage(victim))
+    truth = first.run.contract.member(victim.name).weight * victim.update(first.stage)
     rest: NDArray[np.float64] | float = 0.0
     with suppress(FedppError):
         rest = again().total
