@@ -229,6 +229,7 @@ class Hostile:
 
         A revision that cannot start, since some of its members are locked, is abandoned by those who are in it.
         """
+        self._fetch_lost()
         left = any(f'"purpose":"{how}"' in text for run in self.runs for *_, text in run.signed for how in LEAVING)
         if left or self.is_false or self.is_restored or any(map(self.forks, self.runs)):
             return
@@ -238,6 +239,16 @@ class Hostile:
             for site in run.contract.names:
                 self.ask(run, "abandon", site)
         raise AssertionError("with all sites back no run comes to its end")
+
+    def _fetch_lost(self) -> None:
+        """Take what each site has signed and whose reply was lost, as a coordinator does by `where`."""
+        for site in (*HONEST, COLLUDING):
+            of = self.vaults[site, 0].restart()
+            for run in self.runs:
+                for text in of.vault.where(run.digest):
+                    signed = SignedStatement.from_json(text).statement
+                    if (signed.site, signed.contract) == (site, run.digest):
+                        self._keep(run, site, 0, text)
 
     def forks(self, run: Run) -> list[list[str]]:
         """Return different statements that West's vaults signed in one place of a run."""
