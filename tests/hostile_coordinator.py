@@ -120,6 +120,7 @@ class Hostile:
         self.states: dict[tuple[str, int], set[str]] = {}  # that honest sites signed
         self.named: dict[tuple[str, str], set[str]] = {}  # T that a site named in a context
         self.places: dict[tuple[str, str, int], set[str]] = {}
+        self.deceived: set[str] = set()  # honest sites that took a step by a false sum
         self.is_restored = False
         self.is_false = False  # whether a false sum was named
         self.begin()
@@ -378,7 +379,7 @@ class Hostile:
         statement = self.vaults[site, vault].vault.step(run.digest, number, shown, sealed, low, total.carry)
         self._keep(run, site, vault, statement)
         if site != COLLUDING:
-            assert not false, f"{site} stepped a sum that is not the sum"
+            self.deceived |= {site} if false else set()
             state = SignedStatement.from_json(statement).statement.facts["state"]
             self.states.setdefault((run.digest, number), set()).add(state)
 

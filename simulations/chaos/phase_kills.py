@@ -143,11 +143,12 @@ class Federation:
 
     def start_vault(self, site: SiteConfig) -> None:
         """Start a vault, or start it again."""
-        name, domain = site.dataset.name, site.evaluation_key.parents[1]
+        name, domain, folder = site.dataset.name, site.evaluation_key.parents[1], self.out / "vaults"
+        folder.mkdir(parents=True, exist_ok=True)  # the log too: a vault signs few proofs an hour
         vault = VaultProcess(
             *("--domain", domain, "--passphrase-file", self.hospitals.passphrase_file),
             *("--dataset", site.dataset, "--address", site.vault, "--policy", site.policy),
-            *("--audit-log", self.folder / f"audit-{name}.log", "--runs", self.out / "vaults" / name),
+            *("--audit-log", folder / f"audit-{name}.log", "--runs", folder / name),
             errors=self.folder / f"vault-{name}.log",
         )
         vault.await_ready(site.vault)

@@ -104,7 +104,7 @@ def test_a_simulation_agrees_with_its_plaintext_reference(tmp_path: Path, capfd:
     assert (report["scenario"], report["seed"], report["scheme"], report["n"]) == ("small", 3, "more", 2)
     assert report["final"] == pytest.approx(report["baselines"]["plaintext_federated"], abs=1e-9)
     assert "AUC" in done.stdout
-    notes = ("small: ", "waiting ", "admitted ", "two sites hide nothing", "round ")
+    notes = ("small: ", "waiting ", "admitted ", "contract ", "if this folder", "two sites hide nothing", "round ")
     assert "small: two-sites: accepted" in done.stderr
     assert [line for line in done.stderr.splitlines() if not line.startswith(notes)] == []
     assert str(out / "report.html") in done.stdout

@@ -91,6 +91,11 @@ class HostileMachine(RuleBasedStateMachine):
         assert all(len(named) == 1 for named in self.world.named.values())
 
     @invariant()
+    def no_false_sum_is_stepped(self) -> None:
+        """No honest site takes a step by a sum that is not the sum."""
+        assert self.world.deceived == set(), "a sum was stepped that is not the sum"
+
+    @invariant()
     def one_statement_is_signed(self) -> None:
         """No vault signs two statements in one place of its chain."""
         assert all(len(signed) == 1 for signed in self.world.places.values())
@@ -98,6 +103,7 @@ class HostileMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """With all sites back nobody is stuck, and two statements in one place are noticed; end the vaults."""
         try:
+            self.no_false_sum_is_stepped()
             self.world.require_noticed()
             self.world.require_an_end()
         finally:
