@@ -220,19 +220,18 @@ class Hostile:
 
     def require_noticed(self) -> None:
         """Fail unless each honest vault refuses two statements that West's vaults signed in one place of a run."""
-        for run in self.runs:
-            for both in self.forks(run):
-                for site in set(run.contract.names) & {*HONEST}:
-                    assert self._is_refused(run, site, both), f"{site} has not noticed that {COLLUDING} was copied"
+        self._fetch_lost()
+        for run in filter(self.is_forked, self.runs):
+            for site in set(run.contract.names) & {*HONEST}:
+                assert self._has_noticed(run, site), f"{site} has not noticed that {COLLUDING} was copied"
 
     def require_an_end(self) -> None:
         """Fail if no run comes to its end with all sites back, unless one was left, a sum was false, or West copied.
 
         A revision that cannot start, since some of its members are locked, is abandoned by those who are in it.
         """
-        self._fetch_lost()
         left = any(f'"purpose":"{how}"' in text for run in self.runs for *_, text in run.signed for how in LEAVING)
-        if left or self.is_false or self.is_restored or any(map(self.forks, self.runs)):
+        if left or self.is_false or self.is_restored or any(map(self.is_forked, self.runs)):
             return
         for run in reversed(self.runs):
             if self.is_over(run):
@@ -242,29 +241,34 @@ class Hostile:
         raise AssertionError("with all sites back no run comes to its end")
 
     def _fetch_lost(self) -> None:
-        """Take what each site has signed and whose reply was lost, as a coordinator does by `where`."""
-        for site in (*HONEST, COLLUDING):
-            of = self.vaults[site, 0].restart()
+        """Take what each vault has signed and whose reply was lost, as a coordinator does by `where`."""
+        for (site, vault), of in self.vaults.items():
+            of.restart()
             for run in self.runs:
                 for text in of.vault.where(run.digest):
                     signed = SignedStatement.from_json(text).statement
                     if (signed.site, signed.contract) == (site, run.digest):
-                        self._keep(run, site, 0, text)
+                        self._keep(run, site, vault, text)
 
-    def forks(self, run: Run) -> list[list[str]]:
-        """Return different statements that West's vaults signed in one place of a run."""
-        by_place: dict[int, dict[str, str]] = {}
+    def is_forked(self, run: Run) -> bool:
+        """Tell whether West's vaults signed different statements in one place of a run."""
+        by_place: dict[int, set[str]] = {}
         for site, _, text in run.signed:
             signed = SignedStatement.from_json(text)
             if site == COLLUDING:
-                by_place.setdefault(signed.statement.place, {})[signed.digest] = text
-        return [list(at.values()) for at in by_place.values() if len(at) > 1]
+                by_place.setdefault(signed.statement.place, set()).add(signed.digest)
+        return any(len(at) > 1 for at in by_place.values())
 
-    def _is_refused(self, run: Run, site: str, statements: list[str]) -> bool:
-        try:
-            self.vaults[site, 0].restart().vault.train(run.digest, 1, [*run.shown(0), *run.shown(1), *statements])
-        except FedppError as error:
-            return isinstance(error, ForkError)
+    def _has_noticed(self, run: Run, site: str) -> bool:
+        """Show a vault what one of West's vaults has signed, and then what the other has."""
+        vault = self.vaults[site, 0].restart().vault
+        for view in (0, 1):
+            try:
+                vault.train(run.digest, 1, run.shown(view))
+            except ForkError:
+                return True
+            except FedppError:
+                pass
         return False
 
     def kill(self, site: str, writes: int, *, written: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from fedpp.cli import add_default, add_json, natural, path, positive, sha256
 from fedpp.errors import ConfigError, VaultError
@@ -64,6 +64,16 @@ def endorse(
     return 0
 
 
+class Leaving(TypedDict):
+    """Arguments of commands that sign a statement at the vault, or in its place."""
+
+    vault: str | None
+    domain: Path | None
+    passphrase: PassphraseSource
+    runs: Path | None
+    out: Path | None
+
+
 def add_burn_arguments(to: argparse.ArgumentParser) -> None:
     """Add the arguments of `burn`."""
     to.add_argument("contract", type=sha256, metavar="CONTRACT", help="digest of the run's contract")
@@ -71,16 +81,7 @@ def add_burn_arguments(to: argparse.ArgumentParser) -> None:
     _add_leaving(to)
 
 
-def burn(
-    *,
-    contract: str,
-    aggregate: str,
-    vault: str | None,
-    domain: Path | None,
-    passphrase: PassphraseSource,
-    runs: Path | None,
-    out: Path | None,
-) -> int:
+def burn(*, contract: str, aggregate: str, **leaving: Unpack[Leaving]) -> int:
     """Sign that this site releases nothing in the next round, for the coordinator.
 
     The run then cannot continue with this site; the others can continue without it.
@@ -93,7 +94,7 @@ def burn(
     def sign(of: "JournalSite", accepted: "AcceptedContract") -> str:
         return run_locks.burn(of, accepted, aggregate)
 
-    return _leave(contract, vault, domain, passphrase, runs, out, ask, sign)
+    return _leave(contract, ask, sign, **leaving)
 
 
 def add_abandon_arguments(to: argparse.ArgumentParser) -> None:
@@ -102,22 +103,14 @@ def add_abandon_arguments(to: argparse.ArgumentParser) -> None:
     _add_leaving(to)
 
 
-def abandon(
-    *,
-    contract: str,
-    vault: str | None,
-    domain: Path | None,
-    passphrase: PassphraseSource,
-    runs: Path | None,
-    out: Path | None,
-) -> int:
+def abandon(*, contract: str, **leaving: Unpack[Leaving]) -> int:
     """Leave a run, or a revision, that this site has not trained in, for good."""
     from ..vault.masked_runs import run_admission
 
     def sign(_: "JournalSite", accepted: "AcceptedContract") -> str:
         return run_admission.abandon(accepted)
 
-    return _leave(contract, vault, domain, passphrase, runs, out, lambda client: client.abandon(contract), sign)
+    return _leave(contract, lambda client: client.abandon(contract), sign, **leaving)
 
 
 def _add_leaving(to: argparse.ArgumentParser) -> None:
@@ -131,13 +124,14 @@ def _add_leaving(to: argparse.ArgumentParser) -> None:
 
 def _leave(
     contract: str,
+    ask: "Callable[[VaultClient], str]",
+    sign: "Callable[[JournalSite, AcceptedContract], str]",
+    *,
     vault: str | None,
     domain: Path | None,
     passphrase: PassphraseSource,
     runs: Path | None,
     out: Path | None,
-    ask: "Callable[[VaultClient], str]",
-    sign: "Callable[[JournalSite, AcceptedContract], str]",
 ) -> int:
     """Let the vault sign, or without a vault sign with the keys and the journal; print or write the statement."""
     from fedpp.files import replace

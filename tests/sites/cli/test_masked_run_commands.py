@@ -101,13 +101,18 @@ def keys_of(of: Hospital, tmp_path: Path, secret: list[str]) -> list[str]:
     return ["--domain", str(tmp_path / "keys" / of.name), *secret, "--runs", str(of.folder)]
 
 
+def begun(cohort: list[Hospital]) -> Coordinator:
+    """Begin a run that is good at the clock of the commands."""
+    for each in cohort:
+        each.now = datetime.now(UTC)
+    return Coordinator(cohort, contract_of(cohort, expires=int(time.time()) + 10**6)).begin()
+
+
 def test_a_burn_is_signed_where_no_vault_runs(tmp_path: Path, secret: list[str], capsys: pytest.CaptureFixture[str]):
     """By the keys and the journal: the file has the site's statements, and the vault that runs later keeps to it."""
     (tmp_path / "keys").mkdir()
     with opened(tmp_path) as cohort:
-        for each in cohort:
-            each.now = datetime.now(UTC)
-        run = Coordinator(cohort, contract_of(cohort, expires=int(time.time()) + 10**6)).begin()
+        run = begun(cohort)
         run.train(1)
         total, of, out = run.sum(), cohort[0], tmp_path / "burn.json"
         burning = ["burn", run.digest, "ab" * 32, *keys_of(of, tmp_path, secret), "--out", str(out)]
@@ -149,9 +154,7 @@ def test_a_site_abandons_a_run_by_itself(tmp_path: Path, secret: list[str], caps
     """Without its vault as well as with it; then the run does not start there."""
     (tmp_path / "keys").mkdir()
     with opened(tmp_path) as cohort:
-        for each in cohort:
-            each.now = datetime.now(UTC)
-        run = Coordinator(cohort, contract_of(cohort, expires=int(time.time()) + 10**6)).begin()
+        run = begun(cohort)
         of = cohort[0]
         of.journal.close()
         assert main(["abandon", run.digest, *keys_of(of, tmp_path, secret)]) == 0

@@ -10,6 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from fedpp.aggregation import linear_check, pair_masks
 from fedpp.errors import VaultError
+from fedpp.protocol.run_statements import SignedStatement
+from fedpp.protocol.statement_chains import StatementChains
 from sites.vault.masked_runs import member_rounds, run_locks, run_refusals, run_revisions
 from sites.vault.masked_runs.member_rounds import MemberRound
 
@@ -59,7 +61,7 @@ class HostileMachine(RuleBasedStateMachine):
         """Ask a site to burn its round or to abandon the run."""
         self._put(run, purpose, [site], view)
 
-    @rule(site=st.sampled_from((*HONEST, COLLUDING)), writes=st.integers(1, 3), written=st.booleans())
+    @rule(site=st.sampled_from((*HONEST, COLLUDING)), writes=st.integers(1, 6), written=st.booleans())
     def kill(self, site: str, writes: int, *, written: bool) -> None:
         """Let a vault die at one of its next writes."""
         self.world.kill(site, writes, written=written)
@@ -162,7 +164,17 @@ def without_repeats(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemberRound, "_released", refuse)
 
 
+def without_forks(patch: pytest.MonkeyPatch) -> None:
+    """Let a vault skip a second statement in a place as if it were the first."""
+
+    def is_known(self: StatementChains, signed: SignedStatement) -> bool:
+        return signed.statement.place < self.places[signed.statement.site]
+
+    patch.setattr(StatementChains, "_is_known", is_known)
+
+
 BROKEN = {
+    without_forks: "has not noticed",
     without_lock: "known",
     without_stored_lock: "known",
     without_burn: "known",
