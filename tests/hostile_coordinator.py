@@ -122,6 +122,7 @@ class Hostile:
         self.places: dict[tuple[str, str, int], set[str]] = {}
         self.deceived: set[str] = set()  # honest sites that took a step by a false sum
         self.is_restored = False
+        self.has_differed = False  # whether one of West's vaults signed what the other saw, or what is lost by now
         self.is_false = False  # whether a false sum was named
         self.begin()
 
@@ -152,6 +153,7 @@ class Hostile:
         if site not in run.contract.names:
             return False
         other = run.own(site, view) - run.own(site, vault)
+        self.has_differed |= bool(other)
         try:
             replied = self._asked(run, purpose, site, vault, view, false=false)
         except PowerLossError:
@@ -169,6 +171,7 @@ class Hostile:
         first = self.vaults[COLLUDING, 0]
         folder = self.folder / "copy"
         if (COLLUDING, 1) in self.vaults:
+            self.has_differed |= any(run.own(COLLUDING, 1) - run.own(COLLUDING, 0) for run in self.runs)
             self.vaults[COLLUDING, 1].journal.close()
             shutil.rmtree(folder)
         first.journal.close()
@@ -231,7 +234,7 @@ class Hostile:
         A revision that cannot start, since some of its members are locked, is abandoned by those who are in it.
         """
         left = any(f'"purpose":"{how}"' in text for run in self.runs for *_, text in run.signed for how in LEAVING)
-        if left or self.is_false or self.is_restored or any(map(self.is_forked, self.runs)):
+        if left or self.is_false or self.is_restored or self.has_differed or any(map(self.is_forked, self.runs)):
             return
         for run in reversed(self.runs):
             if self.is_over(run):

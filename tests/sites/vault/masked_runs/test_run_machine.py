@@ -1,6 +1,6 @@
 """Real vaults and a hostile coordinator with a colluding member, in orders that hypothesis chooses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hostile_coordinator import COLLUDING, HONEST, ROUND, STARTS, Hostile
@@ -174,14 +174,12 @@ def without_forks(patch: pytest.MonkeyPatch) -> None:
 
 
 BROKEN = {
-    without_forks: "has not noticed",
     without_lock: "known",
     without_stored_lock: "known",
     without_burn: "known",
     with_one_own_mask: "known",
     with_one_pair_mask: "known",
     without_linear_check: "not the sum",
-    without_repeats: "no run comes to its end",
 }
 
 
@@ -225,4 +223,44 @@ def test_a_broken_rule_is_found(broken: Callable[[pytest.MonkeyPatch], None], mo
     """With any of these rules of the vault left out, some order breaks a promise."""
     broken(monkeypatch)
     with pytest.raises(AssertionError, match=BROKEN[broken]):
-        run_machine(PatientMachine if broken is without_repeats else HostileMachine, 100, 30)
+        run_machine(HostileMachine, 100, 30)
+
+
+@pytest.fixture
+def world() -> Iterator[Hostile]:
+    """Return hospitals that have started a run."""
+    made = Hostile()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("is_refused", [True, False])
+def test_a_copied_vault_is_noticed(world: Hostile, monkeypatch: pytest.MonkeyPatch, *, is_refused: bool):
+    """By its two statements in one place; where a vault skips the second one, the machine's check fails."""
+    world.copy()
+    assert world.ask(world.runs[0], "train", COLLUDING, 0)
+    assert world.ask(world.runs[0], "train", COLLUDING, 1)
+    if is_refused:
+        world.require_noticed()
+        return
+    without_forks(monkeypatch)
+    with pytest.raises(AssertionError, match="has not noticed"):
+        world.require_noticed()
+
+
+@pytest.mark.parametrize("is_repeated", [True, False])
+def test_a_lost_release_is_sent_again(world: Hostile, monkeypatch: pytest.MonkeyPatch, *, is_repeated: bool):
+    """After a vault died between its release and the reply; where it refuses, the machine's check of an end fails."""
+    (run,) = world.runs
+    for site in (*HONEST, COLLUDING):
+        assert world.ask(run, "train", site)
+    south = world.vaults["South", 0]
+    while not any('"purpose":"release"' in text for text in south.vault.where(run.digest)):
+        world.kill("South", 2, written=True)  # the first write is that of its start
+        assert not world.ask(run, "release", "South")
+    if is_repeated:
+        world.require_an_end()
+        return
+    without_repeats(monkeypatch)
+    with pytest.raises(AssertionError, match="no run comes to its end"):
+        world.require_an_end()
