@@ -7,7 +7,8 @@
     ├── KeyFileError            a key file is missing, damaged, or the passphrase is wrong
     ├── DomainMismatchError     two things of different key domains were put together
     ├── RawDataError            images or tables of the secret zone cannot be read
-    │   └── NoImageError        a readable file without an image: a report, a dose, or a copy of another
+    │   └── UnusableFileError   one file or folder of the raw data cannot be used, and is lost if it is skipped
+    │       └── NoImageError    it holds no image of a patient, or a copy: nothing is lost without it
     ├── DatasetError            an encrypted dataset is damaged or of another format
     ├── ModelError              a model file is damaged or does not fit its specification
     │   └── UpdateCheckError    an update or a new model is outside the bounds of the update check
@@ -47,7 +48,16 @@ class RawDataError(FedppError):
     """Images or tables of the secret zone cannot be read."""
 
 
-class NoImageError(RawDataError):
+class UnusableFileError(RawDataError):
+    """One file or folder of the raw data cannot be used; its message names it, its `reason` does not."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        """Take the message for the secret zone, and the kind of fault, which may be shown anywhere."""
+        super().__init__(message)
+        self.reason = reason
+
+
+class NoImageError(UnusableFileError):
     """A file is readable, but adds no image of a patient: a report, a dose, a segmentation, a copy of another file."""
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from fedpp.errors import RawDataError
+from fedpp.errors import UnusableFileError
+from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import DecodedLater, Frame
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"}
@@ -42,7 +43,7 @@ DAMAGE = (
 
 
 def read_image(file: Path, _: int = 1, *, colour: bool = False) -> tuple[Frame]:
-    """Return an image's first page only; raise `RawDataError` if it cannot be read."""
+    """Return an image's first page only; raise `UnusableFileError` if it cannot be read."""
     with _named(file), Image.open(file, formats=FORMATS) as image:
         _check_scans(file, image)
         return (_values(file, image, colour=colour),)
@@ -54,12 +55,12 @@ def page_count(file: Path) -> int:
         _check_size(file, image)
         count = _page_count(image)
     if not 1 <= count <= MAX_PAGES:
-        raise RawDataError(f"{file} claims {count} pages, more than {MAX_PAGES}: is it damaged?")
+        raise UnusableFileError(f"{file} claims {count} pages, more than {MAX_PAGES}: is it damaged?", Reason.TOO_LARGE)
     return count
 
 
 def read_pages(file: Path, count: int, *, colour: bool = False) -> Sequence[Frame]:
-    """Return an image's pages, each decoded on access; raise `RawDataError` if there are not `count`.
+    """Return an image's pages, each decoded on access; raise `UnusableFileError` if there are not `count`.
 
     A file of several pages is kept in memory; access in another order than theirs is slow.
     """
@@ -67,11 +68,13 @@ def read_pages(file: Path, count: int, *, colour: bool = False) -> Sequence[Fram
         return read_image(file, colour=colour)
     with _named(file):
         if file.stat().st_size > MAX_BYTES:
-            raise RawDataError(f"{file} has several pages and more than {MAX_BYTES} bytes: split it")
+            message = f"{file} has several pages and more than {MAX_BYTES} bytes: split it"
+            raise UnusableFileError(message, Reason.TOO_LARGE)
         image = Image.open(BytesIO(file.read_bytes()), formats=FORMATS)
         held = _page_count(image)
     if held != count:
-        raise RawDataError(f"{file} holds {held} pages, not the {count} of its header: is it damaged?")
+        message = f"{file} holds {held} pages, not the {count} of its header: is it damaged?"
+        raise UnusableFileError(message, Reason.DAMAGED)
 
     def page(number: int) -> Frame:
         with _named(file):
@@ -83,12 +86,12 @@ def read_pages(file: Path, count: int, *, colour: bool = False) -> Sequence[Fram
 
 @contextmanager
 def _named(file: Path) -> Iterator[None]:
-    """Turn Pillow's errors into a `RawDataError` that names the file, and suppress its warnings."""
+    """Turn Pillow's errors into an `UnusableFileError` that names the file, and suppress its warnings."""
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     except DAMAGE as error:
-        raise RawDataError(f"cannot read the image {file}: {_reason(error)}") from None
+        raise UnusableFileError(f"cannot read the image {file}: {_reason(error)}", Reason.DAMAGED) from None
 
 
 def _reason(error: Exception) -> str:
@@ -115,12 +118,13 @@ def _number(digits: str) -> float:
 
 def _check_size(file: Path, image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
-        raise RawDataError(f"{file} is {image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+        message = f"{file} is {image.width} x {image.height} pixels, more than {MAX_PIXELS}"
+        raise UnusableFileError(message, Reason.TOO_LARGE)
 
 
 def _check_scans(file: Path, image: Image.Image) -> None:
     if image.format == "JPEG" and file.read_bytes().count(JPEG_SCAN) > MAX_SCANS:
-        raise RawDataError(f"{file} is a JPEG of more than {MAX_SCANS} scans: is it damaged?")
+        raise UnusableFileError(f"{file} is a JPEG of more than {MAX_SCANS} scans: is it damaged?", Reason.DAMAGED)
 
 
 def _page_count(image: Image.Image) -> int:
@@ -139,5 +143,5 @@ def _values(file: Path, image: Image.Image, *, colour: bool) -> Frame:
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")  # these are grey
     values = np.asarray(image if deep else image.convert("RGB" if colour else "L"), dtype=np.float64)
     if not np.isfinite(values).all():
-        raise RawDataError(f"{file} holds pixels that are not finite")
+        raise UnusableFileError(f"{file} holds pixels that are not finite", Reason.DAMAGED)
     return values

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from fedpp.errors import RawDataError
+from fedpp.errors import UnusableFileError
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse, last_known
 
 
@@ -49,7 +49,7 @@ def _decodes(file: FrameFile, refuse: Refuse) -> bool:
     try:
         for _ in file.read():
             pass
-    except RawDataError as error:
+    except UnusableFileError as error:
         refuse(file.path, error)
         return False
     return True

@@ -10,7 +10,8 @@ from typing import Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpp.errors import NoImageError, RawDataError
+from fedpp.errors import NoImageError, UnusableFileError
+from fedpp.imaging.reasons import Doubt
 
 Frame = NDArray[np.float64]  # [height, width], grey; [height, width, 3] of a colour image if colour is wanted
 States = tuple[str | None, ...]  # of several findings: "1" present, "0" absent, None unknown; not all None
@@ -25,18 +26,18 @@ class Reader(Protocol):
 
 # Handler of a file that cannot be used, which is skipped if the handler returns: a missing or damaged header, a missing
 # file, no patient, too many pixels. `NoImageError` is for a file without a picture.
-Refuse = Callable[[Path, RawDataError], None]
+Refuse = Callable[[Path, UnusableFileError], None]
 
 
-def refuse(_: Path, error: RawDataError) -> None:
+def refuse(_: Path, error: UnusableFileError) -> None:
     """Raise the error, so that the first unusable file ends the reading; ignore a file without a picture."""
     if not isinstance(error, NoImageError):
         raise strict(error)
 
 
-def strict(error: RawDataError) -> RawDataError:
+def strict(error: UnusableFileError) -> UnusableFileError:
     """Return the error of a file that ends the reading, with advice to skip such files."""
-    return RawDataError(f"{error}; `fedpp-site ingest --skip-unreadable` skips such files")
+    return UnusableFileError(f"{error}; `fedpp-site ingest --skip-unreadable` skips such files", error.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class ImageSequence:
     """One patient's sequence; frames may differ in size. Its repr shows neither identifiers nor pixels.
 
     `labels` and `times` (days since a fixed day), where known, have one entry for each frame; `split` is the
-    patient's, where the data assign one. A label of multi-label data is the states of the findings.
+    patient's, where the data assign one. A label of multi-label data is the states of the findings. `doubts` are what
+    its reader is not sure of.
     """
 
     id: str = field(repr=False)
@@ -54,6 +56,7 @@ class ImageSequence:
     labels: tuple[Label | None, ...] | None = None
     times: tuple[float, ...] | None = field(default=None, repr=False)
     split: str | None = None
+    doubts: tuple[Doubt, ...] = ()
 
 
 def last_known(labels: Iterable[Label | None]) -> Label | None:
@@ -95,7 +98,7 @@ class FrameFile:
     reader: Reader
 
     def read(self, *, colour: bool = False) -> Sequence[Frame]:
-        """Return the frames; raise `RawDataError` if the file cannot be read, or has another number of frames."""
+        """Return the frames; raise `UnusableFileError` if the file cannot be read, or has another number of frames."""
         return self.reader(self.path, self.count, colour=colour)
 
 

@@ -21,7 +21,7 @@ from fedpp.config.run_config import SPLITS
 from fedpp.config.task import Gaps, Task
 from fedpp.dataset.dataset_manifest import SequenceRecord
 from fedpp.dataset.dataset_writer import DatasetWriter
-from fedpp.errors import ConfigError, DatasetError, RawDataError
+from fedpp.errors import ConfigError, DatasetError, RawDataError, UnusableFileError
 from fedpp.imaging.labels import ClassMap, Target
 from fedpp.imaging.preparation import Preparation, gaps
 from fedpp.imaging.sequence import ImageSequence, strict
@@ -290,7 +290,7 @@ def _prepared_batch(sequences: Sequence[ImageSequence], preparation: Preparation
 def _prepared(sequence: ImageSequence, preparation: Preparation) -> Values:
     try:
         return preparation.of(sequence)
-    except RawDataError as error:
+    except UnusableFileError as error:
         raise strict(error) from None
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pydicom
 from pydicom import uid
 
-from fedpp.errors import RawDataError
+from fedpp.errors import UnusableFileError
 from fedpp.imaging.dicom.dicom_file import DAMAGE, opened, quiet
+from fedpp.imaging.reasons import Reason
 
 MODALITIES = {  # of devices that write text on their images
     "ES": "endoscopy",
@@ -38,7 +39,7 @@ _TAGS = ("BurnedInAnnotation", "RecognizableVisualFeatures", "Modality", "SOPCla
 def suspicion(file: Path) -> str | None:
     """Return why a DICOM image may contain text, or None if its tags give no reason.
 
-    BurnedInAnnotation NO overrides a reason that follows from the kind of image. Raises `RawDataError` for a file
+    BurnedInAnnotation NO overrides a reason that follows from the kind of image. Raises `UnusableFileError` for a file
     that cannot be read.
     """
     with quiet():
@@ -46,7 +47,8 @@ def suspicion(file: Path) -> str | None:
         try:
             burned, features, modality, kind, conversion = (_text(image, tag) for tag in _TAGS)
         except DAMAGE as error:
-            raise RawDataError(f"{file} has a damaged tag on its kind of image: {type(error).__name__}") from None
+            message = f"{file} has a damaged tag on its kind of image: {type(error).__name__}"
+            raise UnusableFileError(message, Reason.DAMAGED) from None
     if "YES" in {burned, features}:
         return f"{'BurnedInAnnotation' if burned == 'YES' else 'RecognizableVisualFeatures'} is YES"
     kinds = (

@@ -19,9 +19,10 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from fedpp.errors import RawDataError
+from fedpp.errors import UnusableFileError
 from fedpp.imaging import images
 from fedpp.imaging.images import MAX_PIXELS
+from fedpp.imaging.reasons import Reason
 
 DEFERRED = 4096  # bytes: larger values, such as pixels, are read on access
 MAX_INFLATED = 2**28  # bytes of a deflated file, which pydicom inflates as a whole
@@ -35,46 +36,52 @@ DAMAGE = (BytesLengthException, InvalidDicomError, StopIteration, *images.DAMAGE
 
 
 def has_mark(file: Path) -> bool:
-    """Tell whether a file has DICOM's mark; raise `RawDataError` for one that cannot be opened."""
+    """Tell whether a file has DICOM's mark; raise `UnusableFileError` for one that cannot be opened."""
     try:
         with file.open("rb") as content:
             content.seek(_MARK_OFFSET)
             return content.read(len(_MARK)) == _MARK
     except OSError as error:
-        raise RawDataError(f"cannot read the file {file}: {error.strerror}: check its permissions") from None
+        message = f"cannot read the file {file}: {error.strerror}: check its permissions"
+        raise UnusableFileError(message, Reason.CLOSED) from None
 
 
 def opened(file: Path) -> pydicom.Dataset:
-    """Return a file's dataset without its large values; raise `RawDataError` if it cannot be read."""
+    """Return a file's dataset without its large values; raise `UnusableFileError` if it cannot be read."""
     try:
         with file.open("rb") as content:
             size = _inflated(file, content) or os.fstat(content.fileno()).st_size
         image = pydicom.dcmread(file, defer_size=DEFERRED)
     except InvalidDicomError:
-        raise RawDataError(f"{file} is no DICOM file: its header lacks the mark DICM") from None
+        message = f"{file} is no DICOM file: its header lacks the mark DICM"
+        raise UnusableFileError(message, Reason.DAMAGED) from None
     except DAMAGE as error:
-        raise RawDataError(f"{file} is not readable as DICOM: {type(error).__name__}") from None
+        message = f"{file} is not readable as DICOM: {type(error).__name__}"
+        raise UnusableFileError(message, Reason.DAMAGED) from None
     if any(_end(element) > size for element in image.values()):
-        raise RawDataError(f"{file} holds fewer bytes than its tags say: get the whole file again")
+        message = f"{file} holds fewer bytes than its tags say: get the whole file again"
+        raise UnusableFileError(message, Reason.DAMAGED)
     return image
 
 
 def frames_announced(image: pydicom.Dataset, file: Path) -> int:
     """Return an image's number of frames after checking that it and the frame size are plausible.
 
-    Raises `RawDataError` if they are not, and pydicom's errors for damaged tags.
+    Raises `UnusableFileError` if they are not, and pydicom's errors for damaged tags.
     """
     count = max(1, int(image.get("NumberOfFrames") or 1))
     height, width = int(image.get("Rows") or 0), int(image.get("Columns") or 0)
     if height * width > MAX_PIXELS:
-        raise RawDataError(f"{file} claims {width} x {height} pixels a frame, more than {MAX_PIXELS}")
+        message = f"{file} claims {width} x {height} pixels a frame, more than {MAX_PIXELS}"
+        raise UnusableFileError(message, Reason.TOO_LARGE)
     min_bytes = _MIN_STREAM
     if not image.file_meta.TransferSyntaxUID.is_encapsulated:
         min_bytes = height * width * int(image.get("BitsAllocated") or 0) // 8
     pixels = image.get_item("PixelData", keep_deferred=True)
     held = pixels.length if isinstance(pixels, RawDataElement) else _UNDEFINED
     if count > 1 and count * min_bytes > (file.stat().st_size if held == _UNDEFINED else held):
-        raise RawDataError(f"{file} announces {count} frames and holds fewer pixels: get the whole file again")
+        message = f"{file} announces {count} frames and holds fewer pixels: get the whole file again"
+        raise UnusableFileError(message, Reason.DAMAGED)
     return count
 
 
@@ -93,7 +100,7 @@ def quiet() -> Iterator[None]:
 
 
 def _inflated(file: Path, content: BinaryIO) -> int:
-    """Return the inflated size of a deflated file, 0 for another; raise `RawDataError` if it is too large."""
+    """Return the inflated size of a deflated file, 0 for another; raise `UnusableFileError` if it is too large."""
     content.seek(_MARK_OFFSET)
     if content.read(len(_MARK)) != _MARK:
         return 0
@@ -108,7 +115,8 @@ def _inflated(file: Path, content: BinaryIO) -> int:
             size += len(inflater.decompress(chunk, _CHUNK))
             chunk = inflater.unconsumed_tail
             if size > MAX_INFLATED:
-                raise RawDataError(f"{file} becomes more than {MAX_INFLATED} bytes when it is inflated: split it")
+                message = f"{file} becomes more than {MAX_INFLATED} bytes when it is inflated: split it"
+                raise UnusableFileError(message, Reason.TOO_LARGE)
     return size
 
 

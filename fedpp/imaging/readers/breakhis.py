@@ -11,9 +11,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal, get_args
 
-from fedpp.errors import ConfigError, RawDataError
+from fedpp.errors import ConfigError, RawDataError, UnusableFileError
 from fedpp.imaging.images import read_image
 from fedpp.imaging.readers.folders import files_below
+from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 
 Series = Literal["magnification", "slide"]
@@ -82,9 +83,11 @@ def _images(root: Path, refuse: Refuse) -> list[_Image]:
             continue
         kind, slide, magnification, number = key = name.groups()
         if kind not in TYPES:
-            refuse(file, RawDataError(f"{file} is of an unknown type: it must be one of {', '.join(TYPES)}"))
+            unknown = f"{file} is of an unknown type: it must be one of {', '.join(TYPES)}"
+            refuse(file, UnusableFileError(unknown, Reason.UNKNOWN_TYPE))
         elif key in images:
-            refuse(file, RawDataError(f"{file} and {images[key].file} are the same image: remove one of them"))
+            repeated = f"{file} and {images[key].file} are the same image: remove one of them"
+            refuse(file, UnusableFileError(repeated, Reason.REPEATED))
         else:
             images[key] = _Image(slide, kind, int(magnification), int(number), file)
     if not images:

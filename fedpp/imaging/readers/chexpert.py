@@ -10,9 +10,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal, get_args
 
-from fedpp.errors import ConfigError, RawDataError
+from fedpp.errors import ConfigError, RawDataError, UnusableFileError
 from fedpp.imaging.images import read_image
 from fedpp.imaging.readers.folders import files_in
+from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Label, Refuse, last_known, refuse
 from fedpp.imaging.tables import NO_IMAGE, file_inside, header, is_file, read_table
 
@@ -91,7 +92,7 @@ def read_chexpert(
             patients.setdefault(patient, []).append(view)
         else:
             missing = f"{where}: Path names no file below {root}: restore it or remove the line"
-            refuse(view.file, RawDataError(missing))
+            refuse(view.file, UnusableFileError(missing, Reason.MISSING))
     if not patients:
         raise RawDataError(f"{root} holds no image that its tables name")
     chosen = {patient: _chosen(images, views) for patient, images in patients.items()}

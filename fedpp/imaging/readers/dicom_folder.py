@@ -16,12 +16,13 @@ import numpy as np
 import pydicom
 from pydicom.uid import UID, EnhancedUSVolumeStorage
 
-from fedpp.errors import NoImageError, RawDataError
+from fedpp.errors import NoImageError, RawDataError, UnusableFileError
 from fedpp.imaging.dicom.dicom_codecs import frame_count
 from fedpp.imaging.dicom.dicom_file import DAMAGE, frames_announced, has_mark, opened, quiet
 from fedpp.imaging.dicom.dicom_pixels import display_frame
 from fedpp.imaging.readers.folders import files_below
 from fedpp.imaging.readers.patient_labels import labelled
+from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import DecodedLater, Frame, FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 
 _SUFFIXES = {".dcm", ".dicom"}
@@ -83,8 +84,9 @@ def _images(folder: Path, refuse: Refuse) -> tuple[list[_Image], int]:
             image = _image(file)
             first = images.setdefault(image.name, image)
             if first is not image:
-                raise NoImageError(f"{file} is a copy of {first.file} (same SOPInstanceUID): remove one of them")
-        except RawDataError as error:
+                message = f"{file} is a copy of {first.file} (same SOPInstanceUID): remove one of them"
+                raise NoImageError(message, Reason.COPY)
+        except UnusableFileError as error:
             refuse(file, error)
             ignored += isinstance(error, NoImageError)
     return list(images.values()), ignored
@@ -110,7 +112,7 @@ def _marked(files: Iterable[Path], refuse: Refuse) -> list[Path]:
         try:
             if is_dicom(file):
                 marked.append(file)
-        except RawDataError as error:
+        except UnusableFileError as error:
             refuse(file, error)
     return marked
 
@@ -122,7 +124,8 @@ def _image(file: Path, *, single: bool = False) -> _Image:
         _check_picture(image, file)
         patient = str(image.get("PatientID") or "").strip()
         if not patient and not single:
-            raise RawDataError(f"{file} names no patient (PatientID), so no split by patient is safe: add it")
+            message = f"{file} names no patient (PatientID), so no split by patient is safe: add it"
+            raise UnusableFileError(message, Reason.NO_PATIENT)
         moment = _moment(image)
         return _Image(
             file,
@@ -133,9 +136,8 @@ def _image(file: Path, *, single: bool = False) -> _Image:
             frames_announced(image, file),
         )
     except DAMAGE as error:
-        raise RawDataError(
-            f"{file} has a damaged tag among patient, date and numbers: {type(error).__name__}"
-        ) from None
+        message = f"{file} has a damaged tag among patient, date and numbers: {type(error).__name__}"
+        raise UnusableFileError(message, Reason.DAMAGED) from None
 
 
 def _check_picture(image: pydicom.Dataset, file: Path) -> None:
@@ -147,9 +149,10 @@ def _check_picture(image: pydicom.Dataset, file: Path) -> None:
         modality = str(image.get("Modality") or "")
         picture, named = modality not in NO_PICTURE, f"modality {modality}"
     if not picture:
-        raise NoImageError(f"{file} holds no image of a patient, but {named}: name a DICOM file with a picture")
+        message = f"{file} holds no image of a patient, but {named}: name a DICOM file with a picture"
+        raise NoImageError(message, Reason.NO_PICTURE)
     if "PixelData" not in image:
-        raise NoImageError(f"{file} holds no image: name a DICOM file with pixels")
+        raise NoImageError(f"{file} holds no image: name a DICOM file with pixels", Reason.NO_PICTURE)
 
 
 def _moment(image: pydicom.Dataset) -> datetime | None:
@@ -203,7 +206,8 @@ def _frames(file: Path, count: int, *, colour: bool = False) -> Sequence[Frame]:
         except DAMAGE as error:
             raise _undecoded(file, image, error) from None
     if held != count:
-        raise RawDataError(f"{file} announces {count} frames and holds {held}: get the whole file again")
+        message = f"{file} announces {count} frames and holds {held}: get the whole file again"
+        raise UnusableFileError(message, Reason.DAMAGED)
 
     def decoded(number: int) -> Frame:
         with quiet():
@@ -212,19 +216,19 @@ def _frames(file: Path, count: int, *, colour: bool = False) -> Sequence[Frame]:
             except DAMAGE as error:
                 raise _undecoded(file, image, error) from None
         if not np.isfinite(frame).all():
-            raise RawDataError(f"{file} holds pixels that are not finite")
+            raise UnusableFileError(f"{file} holds pixels that are not finite", Reason.DAMAGED)
         return frame
 
     return DecodedLater(count, decoded)
 
 
-def _undecoded(file: Path, image: pydicom.Dataset, error: Exception) -> RawDataError:
+def _undecoded(file: Path, image: pydicom.Dataset, error: Exception) -> UnusableFileError:
     """Return an error that does not quote pydicom's, which may quote a tag."""
-    reason = f"its pixels or the tags that describe them are damaged ({type(error).__name__})"
+    kind, reason = Reason.DAMAGED, f"its pixels or the tags that describe them are damaged ({type(error).__name__})"
     # pydicom raises RuntimeError for a decoder that is missing, and for one that failed
     if isinstance(error, NotImplementedError) or "missing dependencies" in str(error):
         syntax = " ".join(image.file_meta.TransferSyntaxUID.name.split())
-        reason = f"no decoder for its transfer syntax {syntax} is installed"
+        kind, reason = Reason.NO_DECODER, f"no decoder for its transfer syntax {syntax} is installed"
     elif "number of bytes of pixel data" in str(error):
         reason = "it holds fewer pixels than its header says; get the whole file again"
-    return RawDataError(f"cannot decode the pixels of {file}: {reason}")
+    return UnusableFileError(f"cannot decode the pixels of {file}: {reason}", kind)

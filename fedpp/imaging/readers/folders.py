@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from fedpp.errors import RawDataError
+from fedpp.errors import UnusableFileError
+from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import Refuse, refuse
 
 
@@ -26,7 +27,8 @@ def files_below(root: Path, refuse: Refuse = refuse) -> list[Path]:
         below.sort()  # so that the first refused path is the same on every machine
         for link in (Path(folder, name) for name in below):
             if os.path.islink(link):  # noqa: PTH114  False for what may not be accessed, which the walk reports itself
-                refuse(link, RawDataError(f"{link} is a link to a folder, which is not followed: put the folder there"))
+                message = f"{link} is a link to a folder, which is not followed: put the folder there"
+                refuse(link, UnusableFileError(message, Reason.LINK))
         files += _files((Path(folder, name) for name in sorted(names)), refuse)
     return sorted(files)
 
@@ -48,9 +50,11 @@ def _files(entries: Iterable[Path], refuse: Refuse) -> list[Path]:
             if entry.is_file():
                 files.append(entry)
         except OSError as error:
-            refuse(entry, RawDataError(f"cannot access {entry}: {error.strerror}: check its permissions"))
+            message = f"cannot access {entry}: {error.strerror}: check its permissions"
+            refuse(entry, UnusableFileError(message, Reason.CLOSED))
     return files
 
 
-def _unlisted(folder: Path, error: OSError) -> RawDataError:
-    return RawDataError(f"cannot list the folder {folder}: {error.strerror}: check its permissions")
+def _unlisted(folder: Path, error: OSError) -> UnusableFileError:
+    message = f"cannot list the folder {folder}: {error.strerror}: check its permissions"
+    return UnusableFileError(message, Reason.CLOSED)

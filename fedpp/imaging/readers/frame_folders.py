@@ -6,9 +6,10 @@ A frame folder is named by `sequence`; its images are ordered by the numbers in 
 
 from pathlib import Path
 
-from fedpp.errors import RawDataError
+from fedpp.errors import RawDataError, UnusableFileError
 from fedpp.imaging.images import SUFFIXES, is_image, natural, read_image
 from fedpp.imaging.readers.folders import files_in
+from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 from fedpp.imaging.tables import Line, file_inside, is_folder, read_table
 
@@ -73,15 +74,17 @@ def _folder(root: Path, row: dict[str, str], parts: int) -> Path:
 
 def _files(root: Path, folder: Path, refuse: Refuse) -> list[Path]:
     if not is_folder(folder):
-        refuse(folder, RawDataError(f"{root / INDEX} names {folder}, which is missing: restore or remove it"))
+        missing = f"{root / INDEX} names {folder}, which is missing: restore or remove it"
+        refuse(folder, UnusableFileError(missing, Reason.MISSING))
         return []
     refused: list[Path] = []
 
-    def record(what: Path, error: RawDataError) -> None:
+    def record(what: Path, error: UnusableFileError) -> None:
         refused.append(what)
         refuse(what, error)
 
     files = [file for file in files_in(folder, record) if is_image(file)]
     if not files and not refused:
-        refuse(folder, RawDataError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})"))
+        empty = f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})"
+        refuse(folder, UnusableFileError(empty, Reason.EMPTY))
     return sorted(files, key=lambda file: natural(file.name))

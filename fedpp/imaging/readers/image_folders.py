@@ -6,7 +6,7 @@ optional `labels.csv` (patient, label), patients being folders.
 
 from pathlib import Path
 
-from fedpp.errors import RawDataError
+from fedpp.errors import RawDataError, UnusableFileError
 from fedpp.imaging.images import is_image, natural, page_count, read_pages
 from fedpp.imaging.readers.folders import files_below
 from fedpp.imaging.readers.patient_labels import labelled
@@ -47,6 +47,6 @@ def _readable(images: list[Path], refuse: Refuse) -> list[FrameFile]:
     for image in images:
         try:
             files.append(FrameFile(image, page_count(image), read_pages))
-        except RawDataError as error:
+        except UnusableFileError as error:
             refuse(image, error)
     return files

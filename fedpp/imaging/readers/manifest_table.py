@@ -12,8 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from fedpp.config.run_config import SPLITS
-from fedpp.errors import RawDataError
+from fedpp.errors import RawDataError, UnusableFileError
 from fedpp.imaging.images import SUFFIXES, is_image, page_count, read_pages
+from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse, last_known, refuse
 from fedpp.imaging.tables import NO_IMAGE, Line, file_inside, is_file, read_table
 
@@ -65,7 +66,7 @@ def read_manifest(root: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequen
         named[file] = line
         try:
             pages = _pages(table, line, file)
-        except RawDataError as error:
+        except UnusableFileError as error:
             refuse(file, error)
             continue
         image = _Image(line, file, pages, when, row["label"] or None)
@@ -86,10 +87,11 @@ def _file(root: Path, line: int, row: dict[str, str]) -> Path:
 def _pages(table: Path, line: int, file: Path) -> int:
     if not is_file(file):
         missing = f"path names no file below {table.parent}: restore it or remove the line"
-        raise RawDataError(f"{table}, line {line}: {missing}")
+        raise UnusableFileError(f"{table}, line {line}: {missing}", Reason.MISSING)
     if not is_image(file):
         suffixes = ", ".join(sorted(SUFFIXES))
-        raise RawDataError(f"{table}, line {line}: path names no image ({suffixes}): convert it")
+        message = f"{table}, line {line}: path names no image ({suffixes}): convert it"
+        raise UnusableFileError(message, Reason.NO_DECODER)
     return page_count(file)
 
 

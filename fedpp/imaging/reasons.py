@@ -1,0 +1,29 @@
+"""Reasons why a file of raw data is not read, and doubts about what was read; both name no file and no patient."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a file or folder is refused or passed over; the text is shown with a count."""
+
+    CLOSED = "cannot be opened or listed"
+    LINK = "link that is not followed"
+    MISSING = "missing, though a table names it"
+    EMPTY = "folder without an image"
+    DAMAGED = "damaged or cut"
+    TOO_LARGE = "larger than the limits"
+    NO_DECODER = "of a form that is not decoded"
+    NO_PATIENT = "without a patient"
+    REPEATED = "image of a name that another one has"
+    UNKNOWN_TYPE = "named as no known type"
+    # passed over: nothing is lost
+    NO_PICTURE = "no image of a patient"
+    COPY = "copy of another file"
+
+
+class Doubt(StrEnum):
+    """A doubt about a sequence that was read; the text is shown with a count of sequences."""
+
+    ORDER = "in an order that is a guess"
+    ISSUERS = "of a patient whose number has two issuers"
+    BIRTH_DATES = "of a patient with two birth dates"
