@@ -1,4 +1,4 @@
-"""Image files of common formats (PNG, JPEG, TIFF, BMP, GIF) as frames, grey or in colour."""
+"""Image files of common formats (PNG, JPEG, TIFF, BMP, GIF, WebP) as frames, grey or in colour."""
 
 import re
 import struct
@@ -17,8 +17,21 @@ from fedpp.errors import UnusableFileError
 from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import DecodedLater, Frame
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif"}
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # no other decoder of Pillow's, whatever a file's name
+# fmt: off
+SUFFIXES = frozenset((
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".tif", ".tiff", ".btf", ".bmp", ".dib", ".gif",
+    ".webp",
+))
+UNREAD_SUFFIXES = frozenset((  # of images, slides, volumes and films that are not read: a patient's, so never ignored
+    ".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jpm", ".jxl", ".jxr", ".jls",
+    ".svs", ".ndpi", ".ndpis", ".vms", ".vmu", ".scn", ".mrxs", ".bif", ".svslide", ".czi", ".lif", ".lsm", ".vsi",
+    ".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img", ".img.gz", ".mgz", ".mnc",
+    ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".psd", ".xcf", ".exr",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".tga", ".pcx", ".ico", ".fits",
+    ".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".mjpeg",
+))
+# fmt: on
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")  # no other decoder of Pillow's, whatever a file's name
 MAX_BYTES = 2**30  # of a file of several pages, which is kept in memory while read
 MAX_PAGES = 5_000  # of a file: a header may claim any number, and Pillow takes quadratic time for a TIFF's
 MAX_PIXELS = 64_000_000  # of a frame: a header may claim any size
@@ -105,6 +118,12 @@ def _reason(error: Exception) -> str:
 def is_image(file: Path) -> bool:
     """Tell by its name whether a file is an image; hidden metadata files of desktop systems are not."""
     return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+
+
+def is_unread_image(file: Path) -> bool:
+    """Tell by its name whether a file is an image, or several, of a format that is not read."""
+    name = file.name.lower()
+    return name.endswith(tuple(UNREAD_SUFFIXES)) and not name.startswith(".")
 
 
 def natural(text: str) -> list[tuple[float, str]]:
