@@ -19,11 +19,12 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from fedpp.learning.metrics import Decisions, Metrics, OperatingPoint, count, decision_figures, metrics, require_share
+from fedpp.learning.metrics import Decisions, Metrics, OperatingPoint, count, metrics, require_share
 from fedpp.protocol.counts import UNKNOWN, Counts
 
 _LARGEST_LOG_ODDS = 750.0  # of float64 probabilities: the smallest positive one has 745; scikit-learn takes no infinity
 _CALIBRATION_BINS = 10
+ONE_HALF = 0.0  # in log-odds: the threshold where no sensitivity is wanted
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,10 @@ class Predictions:
         return replace(metrics(self.counts), auc=exact_auc(self.positive, self.scores))
 
     def decisions(self, threshold: float) -> Decisions:
-        """Return the figures where scores at or above a threshold, in log-odds, are called positive."""
+        """Return the decisions where scores at or above a threshold, in log-odds, are called positive."""
         decided = confusion_matrix(self.positive, self.scores >= threshold, labels=[False, True])
         cleared, alarms, missed, found = decided.ravel().tolist()
-        return decision_figures(found=found, alarms=alarms, cleared=cleared, missed=missed)
+        return Decisions(found=found, alarms=alarms, cleared=cleared, missed=missed)
 
     def curves(self) -> Curves | None:
         """Return the curves; None unless there are positive and negative examples."""
@@ -125,16 +126,16 @@ def exact_auc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float
 
 
 def exact_operating_point(validation: Predictions, test: Predictions, sensitivity: float) -> OperatingPoint | None:
-    """Choose the highest threshold with a sensitivity on validation predictions, and apply it to others.
+    """Choose the highest threshold up to one half with a sensitivity on validation predictions; apply it to others.
 
-    The threshold is the score of a validation example. Returns None without positives. Raises `ConfigError` for a
-    sensitivity that is not above 0 and at most 1.
+    The threshold is the score of a validation example, or one half where that reaches the sensitivity. Returns None
+    without positives. Raises `ConfigError` for a sensitivity that is not above 0 and at most 1.
     """
     require_share(sensitivity)
     if not validation.positive.any():
         return None
     _, recall, thresholds = precision_recall_curve(validation.positive, validation.scores)
-    threshold = float(thresholds[recall[:-1] >= sensitivity].max())
+    threshold = min(float(thresholds[recall[:-1] >= sensitivity].max()), ONE_HALF)
     return OperatingPoint(sensitivity, threshold, float(expit(threshold)), test.decisions(threshold))
 
 

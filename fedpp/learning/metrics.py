@@ -1,10 +1,11 @@
 """Metrics: evaluation counts of predictions, and the figures (AUC, sensitivity, ...) computed from counts.
 
-Precision, sensitivity, specificity and F1 are of two classes: class 0 is negative, every other class is positive, and
-the prediction is the most probable class. Accuracy and loss are of all classes. A multi-label task has figures for each
+Precision (the positive predictive value, PPV), the negative predictive value (NPV), sensitivity, specificity and F1 are
+of two classes: class 0 is negative, every other class is positive, and the prediction is the most probable class.
+Accuracy and loss are of all classes. A multi-label task has figures for each
 finding; its own figures are their means over the findings for which they are defined.
 
-An *operating point* is a threshold of the positive score other than one half: chosen on validation data for a wanted
+An *operating point* is a threshold of the positive score of at most one half: chosen on validation data for a wanted
 sensitivity, tested on other data. Where single predictions are at hand, `exact_metrics` needs no bins.
 """
 
@@ -30,12 +31,13 @@ class Metrics:
 
     loss: float | None  # mean cross entropy, in nats
     accuracy: float | None
-    precision: float | None
+    precision: float | None  # positive predictive value
     sensitivity: float | None
     specificity: float | None
     f1: float | None
     auc: float | None  # of the score 1 - p(class 0)
     missed_diagnosis_rate: float | None  # 1 - sensitivity
+    npv: float | None = None  # negative predictive value
 
     def to_mapping(self) -> dict[str, float | None]:
         """Return the figures by name."""
@@ -44,33 +46,88 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Decisions:
-    """Figures of decisions by a threshold of the positive score, class 0 against the rest."""
+    """Counts of decisions, positive or negative, and their figures.
 
-    accuracy: float | None
-    precision: float | None
-    sensitivity: float | None
-    specificity: float | None
-    f1: float | None
-    missed_diagnosis_rate: float | None  # 1 - sensitivity
+    They have no accuracy: that is of all classes, with the most probable one as the decision.
+    """
+
+    found: int  # true positives
+    alarms: int  # false positives
+    cleared: int  # true negatives
+    missed: int  # false negatives
+
+    @property
+    def positives(self) -> int:
+        """Return how many examples are positive."""
+        return self.found + self.missed
+
+    @property
+    def negatives(self) -> int:
+        """Return how many examples are negative."""
+        return self.cleared + self.alarms
+
+    @property
+    def sensitivity(self) -> float | None:
+        """Return the share of the positives that are found."""
+        return _ratio(self.found, self.positives)
+
+    @property
+    def specificity(self) -> float | None:
+        """Return the share of the negatives that are cleared."""
+        return _ratio(self.cleared, self.negatives)
+
+    def to_mapping(self) -> dict[str, int | float | None]:
+        """Return counts and figures by name."""
+        return {**asdict(self), **self.figures()}
+
+    def figures(self) -> dict[str, float | None]:
+        """Return the figures by name, as in `Metrics`."""
+        return {
+            "precision": _ratio(self.found, self.found + self.alarms),
+            "npv": _ratio(self.cleared, self.cleared + self.missed),
+            "sensitivity": self.sensitivity,
+            "specificity": self.specificity,
+            "f1": _ratio(2 * self.found, 2 * self.found + self.alarms + self.missed),
+            "missed_diagnosis_rate": _ratio(self.missed, self.positives),
+        }
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_mapping` returned; raise `ValueError` where the figures are not those of the counts."""
+        made = cls(**{field.name: values[field.name] for field in fields(cls)})
+        if made.to_mapping() != values:
+            raise ValueError("the figures of decisions do not follow from their counts")
+        return made
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Threshold chosen on validation data, with the figures of its decisions on test data."""
+    """Threshold chosen on validation data, with its decisions on test data.
+
+    It is never above one half, where no sensitivity was wanted: a lower wanted sensitivity does not add misses.
+    """
 
     wanted: float  # minimum sensitivity on the validation data
     threshold: float  # log-odds of the positive score
     probability: float  # the same threshold as a probability
     decisions: Decisions
 
+    @property
+    def heading(self) -> str:
+        """Return in words which threshold it is, and why."""
+        wanted = f"a sensitivity of {self.wanted:g} on validation data"
+        if self.threshold >= SCORE_EDGES[SCORE_BINS // 2]:
+            return f"threshold {self.probability:.3f}, kept at one half: that reaches {wanted}"
+        return f"threshold {self.probability:.3f}, chosen for {wanted}"
+
     def to_mapping(self) -> dict[str, Any]:
         """Return values fit for JSON."""
-        return asdict(self)
+        return {**asdict(self), "decisions": self.decisions.to_mapping()}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_mapping` returned."""
-        return cls(**{**values, "decisions": Decisions(**values["decisions"])})
+        return cls(**{**values, "decisions": Decisions.from_mapping(values["decisions"])})
 
 
 def count(labels: ArrayLike, probabilities: ArrayLike) -> Counts:
@@ -129,37 +186,45 @@ def metrics(counts: AnyCounts) -> Metrics:
     if isinstance(counts, FindingCounts):
         return mean_metrics([metrics(finding) for finding in counts.findings])
     matrix = counts.confusion
-    true_negatives, negatives = matrix[0][0], sum(matrix[0])
-    false_positives, false_negatives = negatives - true_negatives, sum(row[0] for row in matrix[1:])
-    found = counts.examples - negatives - false_negatives
-    decided = decision_figures(found=found, alarms=false_positives, cleared=true_negatives, missed=false_negatives)
     return Metrics(
-        **{
-            **asdict(decided),
-            "loss": _ratio(counts.loss_sum, counts.examples),
-            "accuracy": _ratio(sum(matrix[k][k] for k in range(len(matrix))), counts.examples),
-            "auc": _auc(counts.positive_scores, counts.negative_scores),
-        }
+        **decisions(counts).figures(),
+        loss=_ratio(counts.loss_sum, counts.examples),
+        accuracy=_ratio(sum(matrix[k][k] for k in range(len(matrix))), counts.examples),
+        auc=_auc(counts.positive_scores, counts.negative_scores),
     )
 
 
+def decisions(counts: Counts) -> Decisions:
+    """Return the decisions for the most probable class: class 0 is negative, every other one is positive."""
+    first = of_class(counts, 0)
+    return Decisions(found=first.cleared, alarms=first.missed, cleared=first.found, missed=first.alarms)
+
+
+def of_class(counts: Counts, number: int) -> Decisions:
+    """Return the decisions for the most probable class, with one class as the positive one."""
+    row = counts.confusion[number]
+    found, called = row[number], sum(of_true[number] for of_true in counts.confusion)
+    missed, alarms = sum(row) - found, called - found
+    return Decisions(found=found, alarms=alarms, cleared=counts.examples - found - missed - alarms, missed=missed)
+
+
 def threshold_for(counts: Counts, sensitivity: float) -> float | None:
-    """Return the highest threshold with at least this sensitivity on these counts, None without positives.
+    """Return the highest threshold up to one half with at least this sensitivity on these counts.
 
     It is in log-odds of the positive score, one of `SCORE_EDGES`: scores in the bin above it, and higher scores, are
-    called positive. Raises `ConfigError` for a sensitivity that is not above 0 and at most 1.
+    called positive. Scores of one half share a bin, which is above it. Returns None without positives. Raises
+    `ConfigError` for a sensitivity that is not above 0 and at most 1.
     """
     require_share(sensitivity)
-    found, positives = 0, sum(counts.positive_scores)
-    for score_bin in reversed(range(SCORE_BINS)):
-        found += counts.positive_scores[score_bin]
-        if positives and found / positives >= sensitivity:
+    positives = sum(counts.positive_scores)
+    for score_bin in reversed(range(SCORE_BINS // 2 + 1)):
+        if positives and sum(counts.positive_scores[score_bin:]) / positives >= sensitivity:
             return SCORE_EDGES[score_bin]
     return None
 
 
 def at_threshold(counts: Counts, threshold: float) -> Decisions:
-    """Return the figures of counts with scores at or above a threshold of `threshold_for` called positive.
+    """Return the decisions of counts with scores at or above a threshold of `threshold_for` called positive.
 
     Raises `ConfigError` for a threshold inside a bin, since counts do not say which scores are above it.
     """
@@ -168,7 +233,7 @@ def at_threshold(counts: Counts, threshold: float) -> Decisions:
     above = slice(SCORE_EDGES.index(threshold), None)
     found, alarms = sum(counts.positive_scores[above]), sum(counts.negative_scores[above])
     positives, negatives = sum(counts.positive_scores), sum(counts.negative_scores)
-    return decision_figures(found=found, alarms=alarms, cleared=negatives - alarms, missed=positives - found)
+    return Decisions(found=found, alarms=alarms, cleared=negatives - alarms, missed=positives - found)
 
 
 def operating_point(validation: Counts, test: Counts, sensitivity: float) -> OperatingPoint | None:
@@ -183,18 +248,6 @@ def require_share(sensitivity: float) -> None:
     """Raise `ConfigError` for a wanted sensitivity that is not above 0 and at most 1."""
     if not 0 < sensitivity <= 1:
         raise ConfigError(f"a wanted sensitivity is above 0 and at most 1, got {sensitivity}")
-
-
-def decision_figures(*, found: int, alarms: int, cleared: int, missed: int) -> Decisions:
-    """Return the figures of true positives, false positives, true negatives and false negatives."""
-    return Decisions(
-        accuracy=_ratio(found + cleared, found + alarms + cleared + missed),
-        precision=_ratio(found, found + alarms),
-        sensitivity=_ratio(found, found + missed),
-        specificity=_ratio(cleared, cleared + alarms),
-        f1=_ratio(2 * found, 2 * found + alarms + missed),
-        missed_diagnosis_rate=_ratio(missed, found + missed),
-    )
 
 
 def mean_metrics(of_findings: Sequence[Metrics]) -> Metrics:

@@ -345,6 +345,7 @@ class Report:
         values["sites"] = [site.to_mapping() for site in self.sites]
         values["rounds"] = [result.to_mapping() for result in self.rounds]
         values["baselines"] = self.baselines.to_mapping()
+        values["operating_point"] = self.operating_point and self.operating_point.to_mapping()
         values["findings"] = {name: finding.to_mapping() for name, finding in self.findings.items()}
         finite: dict[str, Any] = _finite(values)
         return finite
@@ -431,8 +432,7 @@ def _finding_line(name: str, finding: FindingResult) -> str:
 def _point_text(point: OperatingPoint) -> str:
     """Return a threshold, the sensitivity it was chosen for, and its figures on test data."""
     sensitivity, specificity = (_three_digits(v) for v in (point.decisions.sensitivity, point.decisions.specificity))
-    threshold = f"threshold {point.probability:.3f}, set for sensitivity {point.wanted:g} on validation data"
-    return f"{threshold}: on test data sensitivity {sensitivity}, specificity {specificity}"
+    return f"{point.heading}: on test data sensitivity {sensitivity}, specificity {specificity}"
 
 
 def _baseline_lines(report: Report) -> list[str]:

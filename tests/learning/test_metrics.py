@@ -26,6 +26,7 @@ from fedpp.learning.metrics import (
     at_threshold,
     count,
     count_findings,
+    decisions,
     metrics,
     operating_point,
     presence,
@@ -68,6 +69,7 @@ def test_figures_agree_with_scikit_learn(case: Predictions) -> None:
             "sensitivity": recall_score(truth, predicted, zero_division=np.nan),
             "specificity": recall_score(~truth, ~predicted, zero_division=np.nan),
             "f1": f1_score(truth, predicted, zero_division=np.nan),
+            "npv": precision_score(~truth, ~predicted, zero_division=np.nan),
         }
     for name, value in expected.items():
         ours = figures.to_mapping()[name]
@@ -247,8 +249,10 @@ wanted = st.sampled_from([0.01, 0.1, 0.5, 0.7, 0.9, 1.0])
 
 
 @given(predictions(least=2), wanted)
-def test_the_threshold_is_the_highest_that_reaches_the_sensitivity(case: Predictions, sensitivity: float) -> None:
-    """The oracle is scikit-learn's ROC curve of the binned scores, with ties."""
+def test_the_threshold_is_the_highest_up_to_one_half_that_reaches_the_sensitivity(
+    case: Predictions, sensitivity: float
+) -> None:
+    """The oracle is scikit-learn's ROC curve of the binned scores, with ties, cut at the bin of one half."""
     labels, p = case
     counts = count(labels, p)
     threshold = threshold_for(counts, sensitivity)
@@ -260,10 +264,13 @@ def test_the_threshold_is_the_highest_that_reaches_the_sensitivity(case: Predict
     assert threshold is not None
     chosen = SCORE_EDGES.index(threshold)
     if truth.all():
-        assert (bins >= chosen).mean() >= sensitivity > (bins > chosen).mean()
+        assert (bins >= chosen).mean() >= sensitivity
+        assert chosen == SCORE_BINS // 2 or sensitivity > (bins > chosen).mean()
         return
     _, sensitivities, thresholds = roc_curve(truth, bins, drop_intermediate=False)
-    assert chosen == max(t for s, t in zip(sensitivities, thresholds, strict=True) if s >= sensitivity)
+    highest = max(t for s, t in zip(sensitivities, thresholds, strict=True) if s >= sensitivity)
+    assert chosen == min(highest, SCORE_BINS // 2)
+    assert at_threshold(counts, threshold).missed <= decisions(counts).missed
 
 
 @given(predictions(), wanted)
@@ -285,14 +292,18 @@ def test_figures_at_a_threshold_are_those_of_a_loop(case: Predictions, sensitivi
     def share(part: int, whole: int) -> float | None:
         return part / whole if whole else None
 
-    assert at_threshold(counts, threshold) == Decisions(
-        accuracy=share(found + cleared, len(labels)),
-        precision=share(found, found + alarms),
-        sensitivity=share(found, found + missed),
-        specificity=share(cleared, cleared + alarms),
-        f1=share(2 * found, 2 * found + alarms + missed),
-        missed_diagnosis_rate=share(missed, found + missed),
-    )
+    assert at_threshold(counts, threshold).to_mapping() == {
+        "found": found,
+        "alarms": alarms,
+        "cleared": cleared,
+        "missed": missed,
+        "precision": share(found, found + alarms),
+        "npv": share(cleared, cleared + missed),
+        "sensitivity": share(found, found + missed),
+        "specificity": share(cleared, cleared + alarms),
+        "f1": share(2 * found, 2 * found + alarms + missed),
+        "missed_diagnosis_rate": share(missed, found + missed),
+    }
 
 
 def scored(positive: list[float], negative: list[float]) -> Counts:
@@ -302,26 +313,44 @@ def scored(positive: list[float], negative: list[float]) -> Counts:
 
 
 def test_a_point_is_chosen_on_one_set_and_tested_on_another() -> None:
-    """Nine of ten positives are at 2 and above: the threshold is there, and the figures are of the test data."""
-    validation = scored([-5.0, *[2.0] * 5, 3.0, 4.0, 5.0, 6.0], [0.0, 2.5])
-    test = scored([1.0, 3.0, 3.0, 3.0], [-1.0, 1.9 - 0.2, 4.0])
+    """Nine of ten positives are at -2 and above: the threshold is there, and the figures are of the test data."""
+    validation = scored([-5.0, *[-2.0] * 5, 3.0, 4.0, 5.0, 6.0], [0.0, -1.5])
+    test = scored([-4.0, 3.0, 3.0, 3.0], [-5.0, -3.2, 0.0])
     point = operating_point(validation, test, 0.9)
     assert point is not None
-    assert 1.7 < point.threshold <= 2.0
+    assert -2.7 < point.threshold <= -2.0
     assert point.probability == pytest.approx(1 / (1 + math.exp(-point.threshold)))
-    assert (point.decisions.sensitivity, point.decisions.missed_diagnosis_rate) == (0.75, 0.25)
+    assert (point.decisions.sensitivity, point.decisions.missed) == (0.75, 1)
     assert point.decisions.specificity == pytest.approx(2 / 3)
     assert OperatingPoint.from_mapping(point.to_mapping()) == point
+    assert point.heading == f"threshold {point.probability:.3f}, chosen for a sensitivity of 0.9 on validation data"
     lower = operating_point(validation, test, 0.91)
     assert lower is not None
     assert lower.threshold <= -5.0
+
+
+def test_a_threshold_for_a_low_sensitivity_stays_at_one_half() -> None:
+    """Where one half finds more than is wanted no higher threshold is taken, which would only add misses."""
+    validation = scored([0.5, 2.0, 3.0, 4.0], [-1.0, 1.0])
+    point = operating_point(validation, validation, 0.5)
+    assert point is not None
+    assert point.decisions == decisions(validation) == Decisions(found=4, alarms=1, cleared=1, missed=0)
+    assert point.heading.endswith("kept at one half: that reaches a sensitivity of 0.5 on validation data")
+
+
+def test_figures_that_do_not_follow_from_their_counts_are_rejected() -> None:
+    """A mapping of decisions whose sensitivity is not that of its counts raises an error."""
+    mapping = Decisions(found=3, alarms=1, cleared=4, missed=2).to_mapping()
+    assert Decisions.from_mapping(mapping) == Decisions(3, 1, 4, 2)
+    with pytest.raises(ValueError, match="do not follow"):
+        Decisions.from_mapping({**mapping, "sensitivity": 1.0})
 
 
 def test_without_positives_there_is_no_point() -> None:
     """There is no point without validation positives; without test positives the sensitivity is None."""
     assert operating_point(scored([], [0.0]), scored([1.0], [0.0]), 0.9) is None
     assert operating_point(Counts.zero(2), Counts.zero(2), 0.9) is None
-    point = operating_point(scored([1.0], [0.0]), scored([], [0.0]), 0.9)
+    point = operating_point(scored([1.0], [0.0]), scored([], [-1.0]), 0.9)
     assert point is not None
     assert (point.decisions.sensitivity, point.decisions.specificity) == (None, 1.0)
 
@@ -330,7 +359,7 @@ def test_the_lowest_edge_calls_everything_positive() -> None:
     """A positive with an extremely low score is found only at the lowest threshold, with every negative."""
     counts = scored([300.0, -300.0], [0.0, -200.0, -400.0])
     assert threshold_for(counts, 1.0) == SCORE_EDGES[0]
-    assert at_threshold(counts, SCORE_EDGES[0]) == Decisions(0.4, 0.4, 1.0, 0.0, pytest.approx(4 / 7), 0.0)
+    assert at_threshold(counts, SCORE_EDGES[0]) == Decisions(found=2, alarms=3, cleared=0, missed=0)
 
 
 def test_undecided_scores_tie_at_the_threshold() -> None:

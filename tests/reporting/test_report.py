@@ -41,7 +41,9 @@ METRICS = {
     "f1",
     "auc",
     "missed_diagnosis_rate",
+    "npv",
 }
+COUNTS = {"found", "alarms", "cleared", "missed"}
 FINAL = Metrics(0.3125, 0.875, 0.871, 0.844, 0.9, 0.857, 0.931, 0.156)
 REFERENCE = replace(FINAL, auc=0.9294)
 OWN_OF_NORTH = replace(FINAL, auc=0.8222)
@@ -97,7 +99,7 @@ REPORT = Report(
 )
 
 SHORT = replace(REPORT, rounds=())  # without charts, which take most of a page's time
-POINT = OperatingPoint(0.9, -1.25, 0.2227, Decisions(0.81, 0.72, 0.9375, 0.7, 0.815, 0.0625))
+POINT = OperatingPoint(0.9, -1.25, 0.2227, Decisions(found=30, alarms=12, cleared=28, missed=2))
 FINDINGS = replace(
     SHORT,
     confusion=None,
@@ -610,7 +612,7 @@ def test_record_has_the_figures_of_each_finding(tmp_path: Path) -> None:
     assert set(edema) == METRICS | {"loss", "known", "present", "operating_point"}
     assert (edema["known"], edema["present"], edema["auc"]) == (60, 14, 0.777)
     assert set(edema["operating_point"]) == {"wanted", "threshold", "probability", "decisions"}
-    assert set(edema["operating_point"]["decisions"]) == METRICS - {"auc"}
+    assert set(edema["operating_point"]["decisions"]) == METRICS - {"auc", "accuracy"} | COUNTS
     assert fracture["operating_point"] is None
     assert set(record["final"]) == METRICS | {"loss"}
 
@@ -626,7 +628,7 @@ def test_the_page_shows_each_finding() -> None:
         "Edema 60 14 0.777 0.551 0.900 0.871 0.857 0.875",
         "Fracture & <c> 12 0 – – – – – 0.750",  # noqa: RUF001  en dashes
         "reaches a sensitivity of 0.9 on all hospitals’ validation patients",  # noqa: RUF001
-        "Edema 0.223 0.938 0.062 0.700 0.720 0.815 0.810",
+        "Edema 0.223 0.938 0.062 0.700 0.714 0.933 0.811",
     ):
         assert words in page.text
     assert "Confusion matrix" not in page.text
@@ -638,7 +640,7 @@ def test_the_page_shows_each_finding() -> None:
 def test_the_page_shows_the_operating_point() -> None:
     """A single label has an operating point and a confusion matrix; without a point there is no section on it."""
     _, page = page_of(replace(SHORT, operating_point=POINT))
-    assert "All sequences 0.223 0.938 0.062 0.700 0.720 0.815 0.810" in page.text
+    assert "All sequences 0.223 0.938 0.062 0.700 0.714 0.933 0.811" in page.text
     assert "Confusion matrix" in page.text
     _, without = page_of(SHORT)
     assert "Operating point" not in without.text
@@ -656,7 +658,8 @@ def test_the_summary_shows_findings_and_points() -> None:
     """Each finding has a line with AUC, number of sequences and operating point."""
     lines = summary(FINDINGS).splitlines()
     point = (
-        "threshold 0.223, set for sensitivity 0.9 on validation data: on test data sensitivity 0.938, specificity 0.700"
+        "threshold 0.223, chosen for a sensitivity of 0.9 on validation data: on test data sensitivity 0.938, "
+        "specificity 0.700"
     )
     assert f"  Edema: AUC 0.777, present in 14 of 60; {point}" in lines
     assert "  Fracture & <c>: AUC not defined, present in 0 of 12" in lines
