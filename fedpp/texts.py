@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from unicodedata import normalize
 
 MAX_CHARACTERS = 1000
 # Characters that show nothing: Unicode 15's Default_Ignorable_Code_Point, a blank Braille cell, a null notehead.
@@ -11,6 +12,13 @@ INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a"
     "\U000e0000-\U000e0fff]"
+)
+
+# Letters (in lower case), dashes and quotes that differ and look alike, some as capitals only; and Turkish i.
+_ALIKE = str.maketrans(
+    "авекмнорстухіјѕһԁԛԝαβεζηικμνορτυχ\u0131\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2018\u2019\u02bc`",
+    "abekmhopctyxijshdqwabezhikmnoptyxi-------''''",
+    "\u0307",
 )
 
 
@@ -45,3 +53,12 @@ def suggestion(given: str, known: Iterable[str]) -> str:
     """Return ", did you mean NAME?" with the known name that is closest to a mistyped one, or nothing."""
     close = get_close_matches(given, list(known), n=1)
     return f", did you mean {close[0]}?" if close else ""
+
+
+def look_alike(text: str) -> str:
+    """Return the form that texts share which people take for one: another case, blanks, width or Unicode form.
+
+    Letters of other scripts are those that they look like; what shows nothing is left out. It is for comparisons only.
+    """
+    folded = INVISIBLE.sub("", normalize("NFKC", text)).casefold()
+    return "".join(normalize("NFKC", folded).translate(_ALIKE).split())

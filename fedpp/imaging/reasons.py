@@ -14,6 +14,7 @@ class Reason(StrEnum):
     TOO_LARGE = "larger than the limits"
     NO_DECODER = "of a form that is not decoded"
     NO_PATIENT = "without a patient"
+    NO_TIME = "without a time, which others of its sequence have"
     REPEATED = "image of a name that another one has"
     UNKNOWN_TYPE = "named as no known type"
     # passed over: nothing is lost
@@ -27,3 +28,4 @@ class Doubt(StrEnum):
     ORDER = "in an order that is a guess"
     ISSUERS = "of a patient whose number has two issuers"
     BIRTH_DATES = "of a patient with two birth dates"
+    NO_LABEL = "with a word for no label, such as NaN, N/A or none"

@@ -289,7 +289,7 @@ def _patients_in_two_splits(table: Path) -> int:
     """Return the number of patients that a manifest puts into several splits, 0 without a manifest."""
     if not is_file(table):
         return 0
-    rows = read_table(table, ("patient",), NO_IMAGE)
+    rows = read_table(table, ("patient",), NO_IMAGE, ("split",))
     splits = {(row["patient"], row.get("split", "")) for _, row in rows}
     return sum(count > 1 for count in Counter(patient for patient, _ in splits).values())
 

@@ -108,7 +108,9 @@ def is_chexpert(root: Path) -> bool:
 
 
 def _tables(root: Path, refuse: Refuse) -> list[Path]:
-    return [table for table in files_in(root, refuse) if table.suffix == ".csv" and set(COLUMNS) <= header(table)]
+    return [
+        table for table in files_in(root, refuse) if table.suffix == ".csv" and set(COLUMNS) <= header(table, COLUMNS)
+    ]
 
 
 def _require(option: str, value: str, known: tuple[str, ...]) -> None:

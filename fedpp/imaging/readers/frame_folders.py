@@ -4,17 +4,33 @@ A frame folder is named by `sequence`; its images are ordered by the numbers in 
 `time` is for several folders of one sequence: folders `sequence/time`, in the order of time.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 from fedpp.errors import RawDataError, UnusableFileError
 from fedpp.imaging.images import SUFFIXES, is_image, natural, read_image
+from fedpp.imaging.label_texts import is_no_label, label_texts
 from fedpp.imaging.readers.folders import files_in
-from fedpp.imaging.reasons import Reason
+from fedpp.imaging.reasons import Doubt, Reason
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
-from fedpp.imaging.tables import Line, file_inside, is_folder, read_table
+from fedpp.imaging.tables import file_inside, is_folder, read_table
 
 INDEX = "index.csv"
 COLUMNS = ("sequence", "patient", "label")
+OPTIONAL = ("time",)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One folder of a sequence: a row of the table."""
+
+    line: int
+    sequence: str
+    patient: str
+    label: str | None
+    time: str
+    doubts: tuple[Doubt, ...]
 
 
 def read_frame_folders(folder: Path, refuse: Refuse = refuse) -> list[ImageSequence]:
@@ -24,10 +40,11 @@ def read_frame_folders(folder: Path, refuse: Refuse = refuse) -> list[ImageSeque
     """
     sequences = []
     for sequence, parts in _grouped(_rows(folder / INDEX)).items():
-        files = [file for row in parts for file in _files(folder, _folder(folder, row, len(parts)), refuse)]
+        files = [file for part in parts for file in _files(folder, part, len(parts), refuse)]
         frames = FrameFiles([FrameFile(file, 1, read_image) for file in files])
         if files:
-            sequences.append(ImageSequence(sequence, parts[0]["patient"], parts[0]["label"] or None, frames))
+            first = parts[0]
+            sequences.append(ImageSequence(sequence, first.patient, first.label, frames, doubts=first.doubts))
     if not sequences:
         raise RawDataError(f"{folder / INDEX} names no sequence whose folder exists")
     return sequences
@@ -35,46 +52,48 @@ def read_frame_folders(folder: Path, refuse: Refuse = refuse) -> list[ImageSeque
 
 def unlisted(folder: Path) -> int:
     """Return the number of folders that a readable index does not list."""
-    listed = {Path(row["sequence"]).parts[:1] for _, row in _rows(folder / INDEX)}
+    listed = {Path(part.sequence).parts[:1] for part in _rows(folder / INDEX)}
     return sum(below.is_dir() and (below.name,) not in listed for below in folder.iterdir())
 
 
-def _rows(index: Path) -> list[Line]:
-    rows = read_table(index, COLUMNS, "names no sequence: add a line for each")
-    for line, row in rows:
+def _rows(index: Path) -> list[_Part]:
+    rows = read_table(index, COLUMNS, "names no sequence: add a line for each", OPTIONAL)
+    labels = label_texts(index, [(line, row["label"]) for line, row in rows])
+    parts = []
+    for (line, row), label in zip(rows, labels, strict=True):
         if not row["sequence"] or not row["patient"]:
             raise RawDataError(f"{index}, line {line}: sequence and patient must not be empty")
-        if file_inside(index.parent, f"{row['sequence']}/{row.get('time') or ''}") is None:
+        doubts = (Doubt.NO_LABEL,) if is_no_label(row["label"]) else ()
+        patient = normalize("NFC", row["patient"])
+        parts.append(_Part(line, row["sequence"], patient, label, row.get("time", ""), doubts))
+        if file_inside(index.parent, f"{row['sequence']}/{parts[-1].time}") is None:
             raise RawDataError(f"{index}, line {line}: sequence leads out of {index.parent}: move its folder there")
-    return rows
+    return parts
 
 
-def _grouped(rows: list[Line]) -> dict[str, list[dict[str, str]]]:
-    groups: dict[str, list[Line]] = {}
-    for line, row in rows:
-        groups.setdefault(row["sequence"], []).append((line, row))
+def _grouped(rows: list[_Part]) -> dict[str, list[_Part]]:
+    groups: dict[str, list[_Part]] = {}
+    for row in rows:
+        groups.setdefault(row.sequence, []).append(row)
     for parts in groups.values():
-        lines = ", ".join(str(line) for line, _ in parts)  # not names, which may identify a patient
-        if len({(row["patient"], row["label"]) for _, row in parts}) > 1:
+        lines = ", ".join(str(part.line) for part in parts)  # not names, which may identify a patient
+        if len({(part.patient, part.label) for part in parts}) > 1:
             raise RawDataError(f"{INDEX} gives one sequence more than one patient or label, lines {lines}")
-        if len(parts) > 1 and len({row.get("time") for _, row in parts}) < len(parts):
+        if len({part.time for part in parts}) < len(parts):
             raise RawDataError(f"{INDEX} names one sequence twice, lines {lines}: give each part a time of its own")
-    return {
-        sequence: sorted((row for _, row in parts), key=lambda row: natural(row.get("time") or ""))
-        for sequence, parts in groups.items()
-    }
+    return {sequence: sorted(parts, key=lambda part: natural(part.time)) for sequence, parts in groups.items()}
 
 
-def _folder(root: Path, row: dict[str, str], parts: int) -> Path:
+def _folder(root: Path, part: _Part, parts: int) -> Path:
     """Return the folder of images: the sequence's, or the part's if there are several parts or it exists."""
-    folder = root / row["sequence"]
-    dated = root / f"{row['sequence']}/{row.get('time') or ''}"
-    return dated if parts > 1 or is_folder(dated) else folder
+    dated = root / f"{part.sequence}/{part.time}"
+    return dated if parts > 1 or is_folder(dated) else root / part.sequence
 
 
-def _files(root: Path, folder: Path, refuse: Refuse) -> list[Path]:
+def _files(root: Path, part: _Part, parts: int, refuse: Refuse) -> list[Path]:
+    folder = _folder(root, part, parts)
     if not is_folder(folder):
-        missing = f"{root / INDEX} names {folder}, which is missing: restore or remove it"
+        missing = f"{root / INDEX}, line {part.line} names no folder below {root}: restore it or remove the line"
         refuse(folder, UnusableFileError(missing, Reason.MISSING))
         return []
     refused: list[Path] = []

@@ -109,7 +109,7 @@ def _recognised(raw: Path) -> str:
         return any(_is_dicom(file, closed) for file in files)
 
     recognisers: list[tuple[str, Callable[[], bool]]] = [
-        ("frames", lambda: COLUMNS[0] in header(raw / INDEX)),  # other tables may have that name
+        ("frames", lambda: COLUMNS[0] in header(raw / INDEX, COLUMNS)),  # other tables may have that name
         ("manifest", (raw / MANIFEST).is_file),
         ("chexpert", lambda: is_chexpert(raw)),
         ("dicom", has_dicom),
@@ -139,7 +139,7 @@ def _is_dicom(file: Path, closed: list[RawDataError]) -> bool:
 def _refuse_tables_below(raw: Path) -> None:
     """Raise `RawDataError` if the folders below have layouts of their own, and so are no patients."""
     for folder in sorted(path for path in raw.iterdir() if path.is_dir()):
-        if COLUMNS[0] in header(folder / INDEX) or is_file(folder / MANIFEST) or is_chexpert(folder):
+        if COLUMNS[0] in header(folder / INDEX, COLUMNS) or is_file(folder / MANIFEST) or is_chexpert(folder):
             raise RawDataError(f"{raw} is one folder too high: {folder} has a table of its own, name that folder")
 
 

@@ -1,6 +1,7 @@
-"""Table of images: `manifest.csv` with columns path, patient, time, label, and optionally sequence and split.
+"""Table of images: `manifest.csv` with columns path, patient, label, and optionally time, sequence and split.
 
-The rows of a patient, or of a patient's `sequence` if there is that column, are one sequence in the order of time.
+The rows of a patient, or of a patient's `sequence` if there is that column, are one sequence in the order of time, or
+of the table where there are no times.
 Files are images; DICOM has a reader of its own. No message quotes a cell: if a table's columns are shifted, any cell
 may identify a patient.
 """
@@ -10,16 +11,19 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from pathlib import Path
+from unicodedata import normalize
 
 from fedpp.config.run_config import SPLITS
 from fedpp.errors import RawDataError, UnusableFileError
 from fedpp.imaging.images import SUFFIXES, is_image, page_count, read_pages
-from fedpp.imaging.reasons import Reason
+from fedpp.imaging.label_texts import is_no_label, label_texts
+from fedpp.imaging.reasons import Doubt, Reason
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse, last_known, refuse
 from fedpp.imaging.tables import NO_IMAGE, Line, file_inside, is_file, read_table
 
 MANIFEST = "manifest.csv"
-COLUMNS = ("path", "patient", "time", "label")
+COLUMNS = ("path", "patient", "label")
+OPTIONAL = ("time", "sequence", "split")
 MAX_DAYS = 1_000_000  # a greater number is no count of days, but a date without dashes, or seconds
 _DAY = timedelta(days=1) // timedelta(microseconds=1)
 
@@ -40,27 +44,31 @@ class _Image:
     line: int
     file: Path
     pages: int
-    time: _Time
+    time: _Time | None
     label: str | None
+    doubts: frozenset[Doubt]
 
 
 def read_manifest(root: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequence], dict[str, str] | None]:
     """Return the sequences of a manifest, and the split of each patient if there is a column `split`.
 
     `path` is relative to `root`; each page of a file is a frame. `time` is an ISO date or date-time, or a number of
-    days, one kind within a sequence; rows of one time keep their order. `label` may be empty; a sequence's label is
-    the last one known. A file that is missing, or cannot be read as an image, goes to `refuse`, and is skipped if
-    that returns. Raises `RawDataError` for a table that does not fit.
+    days, one kind within a sequence; rows of one time keep their order. Without a column `time` the order is that of
+    the table; so it is, as a doubt, for a sequence whose times are all empty. `label` may be empty; a sequence's label
+    is the last one known. A file that is missing, cannot be read as an image, or has no time while others of its
+    sequence have one, goes to `refuse`, and is skipped if that returns. Raises `RawDataError` for a table that does
+    not fit.
     """
     table = root / MANIFEST
-    rows = read_table(table, COLUMNS, NO_IMAGE)
+    rows = read_table(table, COLUMNS, NO_IMAGE, OPTIONAL)
     groups: dict[tuple[str, str], list[_Image]] = {}
     named: dict[Path, int] = {}
-    for line, row in rows:
-        name = row.get("sequence", "images")
-        if not row["patient"] or not name:
+    labels = label_texts(table, [(line, row["label"]) for line, row in rows])
+    for (line, row), label in zip(rows, labels, strict=True):
+        patient, name = normalize("NFC", row["patient"]), row.get("sequence", "images")
+        if not patient or not name:
             raise RawDataError(f"{table}, line {line}: patient and sequence must not be empty")
-        file, when = _file(root, line, row), _time(table, line, row["time"])
+        file, when = _file(root, line, row), _time(table, line, row.get("time"))
         if file in named:
             raise RawDataError(f"{table}, lines {named[file]}, {line} name the same file: remove one of them")
         named[file] = line
@@ -69,12 +77,12 @@ def read_manifest(root: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequen
         except UnusableFileError as error:
             refuse(file, error)
             continue
-        image = _Image(line, file, pages, when, row["label"] or None)
-        groups.setdefault((row["patient"], name), []).append(image)
+        groups.setdefault((patient, name), []).append(_Image(line, file, pages, when, label, _doubts(row)))
     if not groups:
         raise RawDataError(f"{table} names no image that can be read")
     splits = _splits(table, rows) if "split" in rows[0][1] else None
-    return [_sequence(table, name, patient, images) for (patient, name), images in groups.items()], splits
+    placed = {key: _placed(table, images, refuse) for key, images in groups.items()}
+    return [_sequence(table, name, patient, images) for (patient, name), images in placed.items()], splits
 
 
 def _file(root: Path, line: int, row: dict[str, str]) -> Path:
@@ -95,7 +103,15 @@ def _pages(table: Path, line: int, file: Path) -> int:
     return page_count(file)
 
 
-def _time(table: Path, line: int, text: str) -> _Time:
+def _doubts(row: dict[str, str]) -> frozenset[Doubt]:
+    """Return the doubts about a row: a word for no label, and no time where the table has a column of times."""
+    found = {Doubt.NO_LABEL: is_no_label(row["label"]), Doubt.ORDER: row.get("time") == ""}
+    return frozenset(doubt for doubt, there in found.items() if there)
+
+
+def _time(table: Path, line: int, text: str | None) -> _Time | None:
+    if not text:
+        return None
     for parse in (_date, _date_time, _days):
         with suppress(ValueError):
             return parse(text)
@@ -115,7 +131,7 @@ def _date_time(text: str) -> _Time:
 
 
 def _days(text: str) -> _Time:
-    number = float(text)
+    number = float(text.replace("_", "?"))  # which Python accepts
     if not abs(number) <= MAX_DAYS:
         raise ValueError
     return _Time("number", number, 1)
@@ -125,30 +141,52 @@ def _moment(kind: str, moment: datetime) -> _Time:
     return _Time(kind, (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1), _DAY)
 
 
+def _placed(table: Path, images: list[_Image], refuse: Refuse) -> list[_Image]:
+    """Return a sequence's images with a time, which alone have a place in its order, or all if none has one."""
+    timed = [image for image in images if image.time]
+    for image in images if timed else ():
+        if not image.time:
+            message = f"{table}, line {image.line}: time is empty, and not that of others of its sequence: complete it"
+            refuse(image.file, UnusableFileError(message, Reason.NO_TIME))
+    return timed or images
+
+
 def _sequence(table: Path, name: str, patient: str, images: list[_Image]) -> ImageSequence:
-    for before, after in pairwise(images):
-        if before.time.kind != after.time.kind:
-            kinds = f"a {before.time.kind} and a {after.time.kind}"
-            lines = f"lines {before.line}, {after.line}"
-            raise RawDataError(f"{table} mixes {kinds} in one sequence, {lines}: give all its times in one form")
-    images = sorted(images, key=lambda image: image.time.value)
+    images, times = _ordered(table, images)
     frames = [image for image in images for _ in range(image.pages)]
-    first = images[0].time
+    doubts = {doubt for image in images for doubt in image.doubts} - ({Doubt.ORDER} if len(images) == 1 else set())
     return ImageSequence(
         name,
         patient,
         last_known(image.label for image in images),
         FrameFiles([FrameFile(image.file, image.pages, read_pages) for image in images]),
         tuple(frame.label for frame in frames),
-        tuple((frame.time.value - first.value) / first.per_day for frame in frames),
+        None
+        if times is None
+        else tuple(time for image, time in zip(images, times, strict=True) for _ in range(image.pages)),
+        doubts=tuple(sorted(doubts)),
     )
+
+
+def _ordered(table: Path, images: list[_Image]) -> tuple[list[_Image], list[float] | None]:
+    """Return a sequence's images in the order of time, and the days of each since the first, None without times."""
+    timed = [(image.time, image) for image in images if image.time]
+    if not timed:
+        return images, None
+    for (before, image), (after, other) in pairwise(timed):
+        if before.kind != after.kind:
+            what = f"a {before.kind} and a {after.kind} in one sequence, lines {image.line}, {other.line}"
+            raise RawDataError(f"{table} mixes {what}: give all its times in one form")
+    timed = sorted(timed, key=lambda pair: pair[0].value)
+    first = timed[0][0]
+    return [image for _, image in timed], [(time.value - first.value) / first.per_day for time, _ in timed]
 
 
 def _splits(table: Path, rows: list[Line]) -> dict[str, str]:
     splits: dict[str, str] = {}
     lines: dict[str, int] = {}
     for line, row in rows:
-        patient, split = row["patient"], row["split"]
+        patient, split = normalize("NFC", row["patient"]), row["split"]
         if split not in SPLITS:
             raise RawDataError(f"{table}, line {line}: split must be one of {', '.join(SPLITS)}")
         if splits.setdefault(patient, split) != split:

@@ -3,39 +3,67 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unicodedata import normalize
 
 from fedpp.errors import RawDataError
+from fedpp.imaging.label_texts import is_no_label, label_texts
+from fedpp.imaging.reasons import Doubt
 from fedpp.imaging.sequence import ImageSequence
-from fedpp.imaging.tables import read_table
+from fedpp.imaging.tables import Line, read_table
 
 LABELS = "labels.csv"
 
 
-def read_labels(folder: Path) -> dict[str, str]:
-    """Return the label of each patient in the folder's table, {} without one; raise `RawDataError` for a bad table."""
-    file = folder / LABELS
-    if not file.is_file():
-        return {}
-    empty = "gives no label: complete it, or remove it for unlabelled images"
-    rows = [(row["patient"], row["label"]) for _, row in read_table(file, ("patient", "label"), empty)]
-    labels = dict(rows)
-    if len(set(rows)) > len(labels):
-        raise RawDataError(f"{file} gives one patient two labels: keep one")
-    return labels
-
-
 def without_images(sequences: Sequence[ImageSequence], folder: Path) -> int:
     """Return the number of patients in the folder's table who have no sequence: their folders may be missing."""
-    return len(read_labels(folder).keys() - {sequence.patient for sequence in sequences})
+    return len({_patient(row["patient"]) for _, row in _rows(folder)} - {_patient(s.patient) for s in sequences})
 
 
 def labelled(sequences: Sequence[ImageSequence], folder: Path) -> list[ImageSequence]:
     """Return the sequences with their patients' labels, None where the table has none.
 
-    Raises `RawDataError` for a table that fits none of the patients; the message names no patient.
+    A patient is found in whatever Unicode form the name is written. One whose cell says by a word that there is no
+    label is a doubt. Raises `RawDataError` for a bad table, or one that fits none of the patients; the message names
+    no patient.
     """
-    labels = read_labels(folder)
-    found = [replace(sequence, label=labels.get(sequence.patient) or None) for sequence in sequences]
-    if labels and all(sequence.label is None for sequence in found):
+    rows = _rows(folder)
+    labels = _labels(folder / LABELS, rows)
+    doubtful = {_patient(row["patient"]) for _, row in rows if is_no_label(row["label"])}
+    found = [
+        replace(
+            sequence,
+            label=labels.get(_patient(sequence.patient)),
+            doubts=(*sequence.doubts, *[Doubt.NO_LABEL] * (_patient(sequence.patient) in doubtful)),
+        )
+        for sequence in sequences
+    ]
+    if rows and all(sequence.label is None for sequence in found):
         raise RawDataError(f"{folder / LABELS} gives no label to any of the patients in {folder}: complete it")
     return found
+
+
+def _rows(folder: Path) -> list[Line]:
+    """Return the rows of the folder's table, none without one."""
+    empty = "gives no label: complete it, or remove it for unlabelled images"
+    table = folder / LABELS
+    return read_table(table, ("patient", "label"), empty) if table.is_file() else []
+
+
+def _labels(table: Path, rows: list[Line]) -> dict[str, str | None]:
+    """Return the label of each patient."""
+    labels: dict[str, str | None] = {}
+    lines: dict[str, int] = {}
+    texts = label_texts(table, [(line, row["label"]) for line, row in rows])
+    for (line, row), label in zip(rows, texts, strict=True):
+        patient = _patient(row["patient"])
+        if not patient:
+            raise RawDataError(f"{table}, line {line}: patient must not be empty")
+        if labels.setdefault(patient, label) != label:
+            raise RawDataError(f"{table}, lines {lines[patient]}, {line} give one patient two labels: keep one")
+        lines.setdefault(patient, line)
+    return labels
+
+
+def _patient(text: str) -> str:
+    """Return a patient's identifier in the form in which identifiers are compared."""
+    return normalize("NFC", text)

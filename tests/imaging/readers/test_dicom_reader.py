@@ -120,7 +120,7 @@ def test_blanks_in_the_table_are_no_part_of_a_patient(tmp_path: Path):
     ("table", "message"),
     [
         ("patient,label\nother,a\n", "gives no label to any of the patients"),
-        ("patient,label\nsecret\n", "gives no label to any of the patients"),
+        ("patient,label\nsecret,\n", "gives no label to any of the patients"),
         ("patient,label\nsecret,a\nsecret,b\n", "two labels"),
         ("patient,label\n", "gives no label: complete it, or remove it"),
         ("patient,class\nsecret,a\n", "has no column label, it has patient: is its first"),

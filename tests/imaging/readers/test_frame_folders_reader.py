@@ -76,11 +76,11 @@ def test_pixels_become_grey(tmp_path: Path, mode: str, pixel: object, grey: floa
     [
         ("sequence,patient", ["s,secret"], "has no column label, it has sequence, patient: is its"),
         ("sequence,patient,label", [], "names no sequence"),
-        ("sequence,patient,label", ["s,secret,a", "gone,secret,a"], "gone, which is missing"),
+        ("sequence,patient,label", ["s,secret,a", "gone,secret,a"], "line 3 names no folder below"),
         ("sequence,patient,label", ["s,,a"], "line 2: sequence and patient must not be empty"),
         ("sequence,patient,label", ["s,secret,a", "s,secret,b"], "more than one patient or label, lines 2, 3"),
         ("sequence,patient,label", ["secret,p,a", "secret,p,a"], "twice, lines 2, 3"),
-        ("sequence,patient,label,time", ["s,secret,a,1", "s,secret,a,2"], "s/1, which is missing"),
+        ("sequence,patient,label,time", ["s,secret,a,1", "s,secret,a,2"], "line 2 names no folder below"),
         ("sequence,patient,label", ["empty,secret,a"], "empty holds no image"),
         ("sequence,patient,label", ["broken,secret,a"], "cannot read the image"),
         ("sequence,patient,label", ["text,secret,a"], "cannot read the image"),
@@ -157,13 +157,13 @@ def test_a_missing_folder_is_refused_and_skipped(tmp_path: Path):
     """A folder that is missing or empty goes to `refuse`; if that returns, the others are read, if there are any."""
     write_images(tmp_path / "s" / "1", "0.png")
     (tmp_path / "empty").mkdir()
-    rows = ("s,p,a,1", "s,p,a,2", "empty,q,b,", "gone,r,b,", "gone\x1b[2J,r,b,")
+    rows = ("s,p,a,1", "s,p,a,2", "empty,q,b,", "gone,r,b,")
     write_index(tmp_path, *rows, header="sequence,patient,label,time")
     refusals: dict[Path, str] = {}
     (sequence,) = read_frame_folders(tmp_path, lambda path, error: refusals.update({path: str(error)}))
     assert (sequence.id, len(sequence.frames)) == ("s", 1)
-    assert [path.relative_to(tmp_path).as_posix() for path in refusals] == ["s/2", "empty", "gone", "gone\x1b[2J"]
-    assert "gone\x1b[2J, which is missing" in refusals[tmp_path / "gone\x1b[2J"]
+    assert [path.relative_to(tmp_path).as_posix() for path in refusals] == ["s/2", "empty", "gone"]
+    assert "line 5 names no folder below" in refusals[tmp_path / "gone"]
     write_index(tmp_path, *rows[1:], header="sequence,patient,label,time")
     with pytest.raises(RawDataError, match="names no sequence whose folder exists"):
         read_frame_folders(tmp_path, lambda *_: None)

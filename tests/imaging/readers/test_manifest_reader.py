@@ -121,7 +121,7 @@ def test_splits_are_those_of_the_table(root: Path):
 
 def test_blanks_do_not_make_another_patient(root: Path):
     """Spaces around names and values are no part of them, a byte order mark is none, and empty rows are none."""
-    write(root, "1.png, P1 ,1, a", " 2.png ,P1, 2 ,a , ,", ",,,", "", header="\ufeffpath, patient ,time,label")
+    write(root, "1.png, P1 ,1, a", " 2.png ,P1, 2 ,a ", ",,,,,", "", header="\ufeffpath, patient ,time,label")
     ((sequence,), _) = read_manifest(root)
     assert (sequence.patient, sequence.labels) == ("P1", ("a", "a"))
 
@@ -160,9 +160,9 @@ def test_a_root_may_be_the_present_folder(root: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("header", "rows", "message"),
     [
-        ("path,patient,label", ["1.png,secret,a"], "has no column time, it has path, patient, label"),
+        ("path,patient,time", ["1.png,secret,1"], "has no column label, it has path, patient: is"),
         ("1.png,secret,1,a", ["2.png,secret,2,a"], "has no column .*, it has none of those expected"),
-        (HEADER.replace(",", ";"), ["1.png;secret;1;a"], "is its first line a header, with commas"),
+        (HEADER.replace(",", "|"), ["1.png|secret|1|a"], "is its first line a header, with commas"),
         (HEADER + ",patient", ["1.png,secret,1,a,secret"], "has two columns of one name"),
         (HEADER, [], "names no image"),
         (HEADER, [",,,"], "names no image"),
@@ -172,20 +172,19 @@ def test_a_root_may_be_the_present_folder(root: Path, monkeypatch: pytest.Monkey
         (HEADER, [",secret,1,a"], "line 2: path names no file below"),
         (HEADER, ["1.png/x,secret,1,a"], "line 2: path names no file below"),
         (HEADER, ["secret" * 1000 + ",secret,1,a"], "line 2: path names no file below"),
-        (HEADER, ["1.png\0,secret,1,a"], "line 2: path names no file below"),
+        (HEADER, ["1.png\0,secret,1,a"], "line 2 is no text"),
         (HEADER, ["manifest.csv,secret,1,a"], "line 2: path names no image .*: convert it"),
         (HEADER, ["text.png,secret,1,a"], "cannot read the image .*text.png"),
         (HEADER, ["1.png,secret,1,a", "./1.png,secret,2,a"], "lines 2, 3 name the same file"),
         (HEADER, ["1.png,secret,1,a", "2.png,secret,2026-01-01,a"], "mixes a number and a date .*, lines 2, 3"),
         (HEADER, ["1.png,secret,2026-01-01T00:00,a", "2.png,secret,2026-01-01T00:00Z,a"], "date-time with a zone"),
         (HEADER, ["1.png,1,secret,a"], "line 2: time must be like"),
-        (HEADER, ["1.png,secret,,a"], "line 2: time must be like"),
         (HEADER, ["1.png,secret,nan,a"], "line 2: time must be like"),
         (HEADER, ["1.png,secret,2026-02-30,a"], "line 2: time must be like"),
         (HEADER, ["1.png,secret,20261301,a"], "line 2: time must be like"),
         (HEADER, ["1.png,secret,1612011000000,a"], "line 2: time must be like"),
-        (HEADER, ["1.png,x,secret,1,a"], "line 2 has more cells than the header: quote"),
-        (HEADER, ["1.png,secret,1," + "a" * 200_000], "cannot read the table .*: field larger"),
+        (HEADER, ["1.png,x,secret,1,a"], "line 2 has more cells than the header .*quote a cell"),
+        (HEADER, ["1.png,secret,1," + "a" * 200_000], "line 2 has more than 100000 characters"),
         (HEADER + ",split", ["1.png,secret,1,a,secret"], "line 2: split must be one of train, validation, test"),
         (HEADER + ",split", ["1.png,secret,1,a,"], "line 2: split must be one of train, validation, test"),
     ],
@@ -248,9 +247,9 @@ def test_a_file_that_has_changed_is_refused(root: Path):
 
 
 def test_lines_are_those_of_the_file(tmp_path: Path):
-    """A cell of two lines and empty lines count: an editor finds the line that a message names."""
-    (tmp_path / "t.csv").write_text('a,b\n"x\ny",1\n\nz,2\n')
-    assert read_table(tmp_path / "t.csv", ("a",), "") == [(3, {"a": "x\ny", "b": "1"}), (5, {"a": "z", "b": "2"})]
+    """Empty lines count: an editor finds the line that a message names."""
+    (tmp_path / "t.csv").write_text("a,b\n\nx,1\n,\nz,2\n")
+    assert read_table(tmp_path / "t.csv", ("a",), "") == [(3, {"a": "x"}), (5, {"a": "z"})]
 
 
 def test_a_file_that_cannot_be_used_is_refused_and_skipped(root: Path):
