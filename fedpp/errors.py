@@ -56,6 +56,10 @@ class UnusableFileError(RawDataError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        """Return what makes the error anew in another process: workers read images, too."""
+        return type(self), (str(self), self.reason)
+
 
 class NoImageError(UnusableFileError):
     """A file is readable, but adds no image of a patient: a report, a dose, a segmentation, a copy of another file."""
