@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
-from unicodedata import normalize
+from unicodedata import decimal, normalize
 
 MAX_CHARACTERS = 1000
 # Characters that show nothing: Unicode 15's Default_Ignorable_Code_Point, a blank Braille cell, a null notehead.
@@ -58,7 +58,8 @@ def suggestion(given: str, known: Iterable[str]) -> str:
 def look_alike(text: str) -> str:
     """Return the form that texts share which people take for one: another case, blanks, width or Unicode form.
 
-    Letters of other scripts are those that they look like; what shows nothing is left out. It is for comparisons only.
+    Letters and digits of other scripts become those that they look like or stand for; what shows nothing is left out.
     """
     folded = INVISIBLE.sub("", normalize("NFKC", text)).casefold()
-    return "".join(normalize("NFKC", folded).translate(_ALIKE).split())
+    digits = (str(decimal(each)) if each.isdecimal() else each for each in normalize("NFKC", folded))
+    return "".join("".join(digits).translate(_ALIKE).split())

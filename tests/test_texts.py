@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpp.texts import MAX_CHARACTERS, PrintableFormatter, one_line, printable
+from fedpp.texts import MAX_CHARACTERS, PrintableFormatter, look_alike, one_line, printable
 
 
 @given(st.text(max_size=3000))
@@ -80,3 +80,32 @@ def test_the_escapes_of_a_file_name_are_legible() -> None:
     """The characters of any language stay as they are, and an escape says which character it replaces."""
     assert printable("Müller 患者 é\\.dcm") == "Müller 患者 é\\.dcm"
     assert printable("a\x1b]0;b\x07\n\u202e\udc80") == r"a\x1b]0;b\x07\n\u202e\udc80"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("P1", "p1", True),
+        ("P 1", "P1 ", True),
+        ("Ko\u0308nig", "K\u00f6nig", True),
+        ("\uff30\uff11", "P1", True),
+        ("P\u200b1", "P1", True),
+        ("\u0420\u0421", "PC", True),
+        ("\u0397\u0391", "HA", True),
+        ("BEN\u0130GN", "benign", True),
+        ("1\u20132", "1-2", True),
+        ("K\u00f6nig", "Konig", False),
+        ("P1", "P01", False),
+        ("P1", "P-1", False),
+    ],
+)
+def test_texts_look_alike(one: str, other: str, *, alike: bool) -> None:
+    """Case, blanks, width, Unicode form and letters of other scripts do not count; accents, digits and signs do."""
+    assert (look_alike(one) == look_alike(other)) is alike
+
+
+@given(st.text(max_size=20))
+def test_a_form_looks_like_its_text(text: str) -> None:
+    """The form has no blanks, and the text in other cases has the same one."""
+    assert not any(character.isspace() for character in look_alike(text))
+    assert look_alike(f" {text}\u200b") == look_alike(text)

@@ -40,9 +40,8 @@ def label_texts(table: Path, cells: Iterable[tuple[int, str]]) -> list[str | Non
             raise RawDataError(f"{table}, line {line}: label has more than {LONGEST_CLASS} characters: shorten it")
         if labels[-1]:
             forms.setdefault(_form(text), {}).setdefault(text, []).append(line)
-    for lines in forms.values():
-        if len(lines) > 1:
-            raise RawDataError(f"{table} writes one label in {len(lines)} forms, {_listed(list(lines.values()))}")
+    if several := [list(lines.values()) for lines in forms.values() if len(lines) > 1]:
+        raise RawDataError(f"{table} writes {_number(len(several))} in several forms, {_listed(several[0])}")
     return labels
 
 
@@ -52,6 +51,11 @@ def _form(text: str) -> str:
     return str(Fraction(alike.replace(",", ".").rstrip("."))) if _NUMBER.fullmatch(alike) else alike
 
 
+def _number(labels: int) -> str:
+    return "one label" if labels == 1 else f"{labels} labels, the first"
+
+
 def _listed(lines: list[list[int]]) -> str:
-    shown = ", ".join(f"{len(of_form)} from line {of_form[0]} on" for of_form in lines[:FORMS])
-    return f"{shown}: they differ in case, blanks, letters that look alike, or as 1 and 1.0; write one form"
+    shown = ", ".join(f"that of line {of_form[0]} ({len(of_form)} in all)" for of_form in lines[:FORMS])
+    others = f" and {len(lines) - FORMS} more" if len(lines) > FORMS else ""
+    return f"{shown}{others}: they differ in case, blanks, letters that look alike, or as 1 and 1.0; write one form"

@@ -4,17 +4,22 @@ What is right is written beside the rows by the test itself; the bytes of a tabl
 """
 
 import csv
+import gzip
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from raw_images import grey, refused_in_one_line, values
 
+from fedpp.errors import RawDataError
 from fedpp.imaging.readers.chexpert import COLUMNS as CHEXPERT
 from fedpp.imaging.readers.layout import read_sequences
 from fedpp.imaging.sequence import ImageSequence
+from fedpp.imaging.tables import header, read_table
 
 LABELS = ("0", "1", "0")  # of the patients patient1, patient2, patient3, whose pixels are 1, 2, 3
 PATIENTS = tuple(f"patient{number}" for number in (1, 2, 3))
@@ -207,3 +212,65 @@ def test_what_a_table_may_say_in_two_ways_is_refused(
     content, message = REFUSED[kind]
     with refused_in_one_line(message, hidden="patient1", besides=str(raw)):
         read(table, content(table))
+
+
+@each_table
+@pytest.mark.parametrize(
+    "kind", [*READ, *(kind for kind in REFUSED if kind not in {"another separator", "no header", "nothing"})]
+)
+def test_a_table_is_recognised_whether_it_is_right_or_not(tmp_path: Path, table: Table, kind: str):
+    """The header is found in a table that is refused, too: its folder is not taken for one of another layout."""
+    content = (READ.get(kind) or REFUSED[kind][0])(table)
+    (tmp_path / table.name).write_bytes(content.encode() if isinstance(content, str) else content)
+    assert header(tmp_path / table.name, (*table.columns, "other")) == set(table.columns)
+
+
+def test_what_is_no_table_has_no_header(tmp_path: Path):
+    """A folder, a missing file, a damaged archive and bytes have no columns; nothing is raised."""
+    (tmp_path / "bytes.csv").write_bytes(bytes(range(256)))
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"patient,label\n")[:12])
+    for name in (".", "missing.csv", "bytes.csv", "cut.csv.gz"):
+        assert header(tmp_path / name, ("patient", "label")) == set()
+
+
+def test_a_compressed_table_is_read(tmp_path: Path):
+    """A table named .gz is decompressed; one that is cut, or no archive, is refused."""
+    table = tmp_path / "labels.csv.gz"
+    for content, message in ((gzip.compress(b"patient,label\np,a\n"), ""), (b"patient,label\np,a\n", "cut or damaged")):
+        table.write_bytes(content)
+        if message:
+            with pytest.raises(RawDataError, match=message):
+                read_table(table, ("patient",), "")
+        else:
+            assert read_table(table, ("patient",), "", ("label", "other")) == [(2, {"patient": "p", "label": "a"})]
+            table.write_bytes(content[:-9])
+            with pytest.raises(RawDataError, match="cut or damaged"):
+                read_table(table, ("patient",), "")
+
+
+SHOWN = st.text(st.characters(exclude_categories=("C", "Z", "M")) | st.sampled_from(' ",;\t'), max_size=6)
+CELLS = st.lists(st.tuples(SHOWN, SHOWN, SHOWN), min_size=1, max_size=5)
+
+
+@given(
+    CELLS,
+    st.sampled_from(",;\t"),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+)
+def test_any_cells_are_read_as_they_were_written(
+    tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str, ...]], separator: str, end: str, encoding: str
+):
+    """Whatever cells Python's csv module writes are read again without their outer blanks, or refused by their line."""
+    file = tmp_path_factory.mktemp("any") / "table.csv"
+    with file.open("w", newline="", encoding=encoding) as content:
+        csv.writer(content, delimiter=separator, lineterminator=end).writerows([("x", "y", "z"), *cells])
+    stripped = [tuple(cell.strip() for cell in row) for row in cells]
+    try:
+        found = read_table(file, ("y", "x", "z"), "is empty")
+    except RawDataError as error:
+        hidden = any(not cell.isprintable() for row in stripped for cell in row)
+        invisible = "not shown" in str(error) and any(not cell.isascii() for row in stripped for cell in row)
+        assert hidden or invisible or not any(map(any, stripped)) or ("x", "y", "z") in stripped, str(error)
+    else:
+        assert [(row["x"], row["y"], row["z"]) for _, row in found] == [row for row in stripped if any(row)]

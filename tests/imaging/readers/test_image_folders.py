@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from raw_images import write_images
 from unprivileged import unprivileged
 
 from fedpp.errors import RawDataError
 from fedpp.imaging.images import read_image
 from fedpp.imaging.readers.image_folders import read_image_folders
+from fedpp.imaging.readers.patient_labels import without_images
 
 
 def test_a_damaged_header_is_refused_and_skipped(tmp_path: Path):
@@ -47,6 +49,22 @@ def test_a_patient_that_the_table_leaves_out_has_no_label(tmp_path: Path):
         Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / patient / "1.png")
     (tmp_path / "labels.csv").write_text("patient,label\np,ill\nr,\n")
     assert {s.patient: s.label for s in read_image_folders(tmp_path)} == {"p": "ill", "q": None, "r": None}
+    (tmp_path / "labels.csv").write_text("patient,label\np,ill\nP,well\n,well\n")
+    with pytest.raises(RawDataError, match="line 4: patient must not be empty"):
+        read_image_folders(tmp_path)
     (tmp_path / "labels.csv").write_text("patient,label\nx,ill\n")
     with pytest.raises(RawDataError, match="gives no label to any of the patients"):
         read_image_folders(tmp_path)
+
+
+def test_a_patient_is_found_in_another_unicode_form(tmp_path: Path):
+    """A name that one system composes and another does not is one name, in the count of missing patients, too."""
+    names = ("Mu\u0308ller", "M\u00e1ria")
+    for name in names:
+        write_images(tmp_path / name, "1.png")
+    (tmp_path / "labels.csv").write_text(
+        "patient,label\nM\u00fcller,ill\nMa\u0301ria,well\nGo\u0308k,ill\n", encoding="utf-8"
+    )
+    sequences = read_image_folders(tmp_path)
+    assert {s.patient: s.label for s in sequences} == dict(zip(names, ("ill", "well"), strict=True))
+    assert without_images(sequences, tmp_path) == 1

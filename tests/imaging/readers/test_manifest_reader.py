@@ -13,6 +13,7 @@ from raw_images import grey, refused_in_one_line, values
 
 from fedpp.errors import RawDataError
 from fedpp.imaging.readers.manifest_table import read_manifest
+from fedpp.imaging.reasons import Doubt, Reason
 from fedpp.imaging.tables import read_table
 
 HEADER = "path,patient,time,label"
@@ -98,6 +99,56 @@ def test_rows_of_one_time_keep_their_order(root: Path):
     assert values(read_manifest(root)[0][0].frames) == [2, 3, 1]
 
 
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [
+        ("path,patient,label", ["3.png,p,a", "1.png,p,", "2.png,q,b"]),
+        ("Label;PATH;Patient", ["a;3.png;p", ";1.png;p", "b;2.png;q"]),
+    ],
+)
+def test_a_manifest_may_have_no_times(root: Path, header: str, rows: list[str]):
+    """Without a column of times, the order is that of the table, as its writer chose it; no days are known."""
+    write(root, *rows, header=header)
+    (p, q), splits = read_manifest(root)
+    assert [(s.patient, values(s.frames), s.labels, s.times, s.doubts) for s in (p, q)] == [
+        ("p", [3, 1], ("a", None), None, ()),
+        ("q", [2], ("b",), None, ()),
+    ]
+    assert splits is None
+
+
+def test_a_sequence_without_its_times_is_in_an_order_that_is_a_guess(root: Path):
+    """Where others have times, the order of the table is one guess of many; one image is in order."""
+    write(root, "3.png,p,,", "56.tiff,q,,", "1.png,p, ,", "2.png,r,5,")
+    p, q, r = read_manifest(root)[0]
+    assert [(values(s.frames), s.times, s.doubts) for s in (p, q, r)] == [
+        ([3, 1], None, (Doubt.ORDER,)),
+        ([5, 6], None, ()),
+        ([2], (0,), ()),
+    ]
+
+
+def test_an_image_without_a_time_among_others_is_refused(root: Path):
+    """It has no place in the order: it goes to `refuse`, and the others are read if that returns."""
+    write(root, "3.png,secret,2,", "1.png,secret,,", "2.png,secret,1,")
+    with refused_in_one_line("line 3: time is empty, and not that of others .*: complete it", hidden="secret"):
+        read_manifest(root)
+    refused: dict[str, str] = {}
+    (sequence,), _ = read_manifest(root, lambda path, error: refused.update({path.name: error.reason}))
+    assert (values(sequence.frames), sequence.times, sequence.doubts) == ([2, 3], (0, 1), ())
+    assert refused == {"1.png": Reason.NO_TIME}
+
+
+def test_a_patient_in_two_unicode_forms_is_one(root: Path):
+    """What looks and is the same is one patient, with one split."""
+    write(root, "1.png,M\u00fcller,1,,train", "2.png,Mu\u0308ller,2,,train", header=HEADER + ",split")
+    (sequence,), splits = read_manifest(root)
+    assert (values(sequence.frames), splits) == ([1, 2], {"M\u00fcller": "train"})
+    write(root, "1.png,M\u00fcller,1,,train", "2.png,Mu\u0308ller,2,,test", header=HEADER + ",split")
+    with pytest.raises(RawDataError, match="put one patient into two splits"):
+        read_manifest(root)
+
+
 def test_a_patient_may_have_several_sequences(root: Path):
     """With a column `sequence` it is the sequence's id; two patients may use one name."""
     write(root, "1.png,p,1,,left", "2.png,p,x,,right", "3.png,q,1,,left", header=HEADER + ",sequence")
@@ -180,6 +231,9 @@ def test_a_root_may_be_the_present_folder(root: Path, monkeypatch: pytest.Monkey
         (HEADER, ["1.png,secret,2026-01-01T00:00,a", "2.png,secret,2026-01-01T00:00Z,a"], "date-time with a zone"),
         (HEADER, ["1.png,1,secret,a"], "line 2: time must be like"),
         (HEADER, ["1.png,secret,nan,a"], "line 2: time must be like"),
+        (HEADER, ["1.png,secret,1_0,a"], "line 2: time must be like"),
+        (HEADER, ["1.png,secret,31.01.2026,a"], "line 2: time must be like"),
+        (HEADER, ["1.png,secret,01/02/2026,a"], "line 2: time must be like"),
         (HEADER, ["1.png,secret,2026-02-30,a"], "line 2: time must be like"),
         (HEADER, ["1.png,secret,20261301,a"], "line 2: time must be like"),
         (HEADER, ["1.png,secret,1612011000000,a"], "line 2: time must be like"),
