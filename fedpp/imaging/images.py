@@ -1,8 +1,6 @@
 """Image files of common formats (PNG, JPEG, TIFF, BMP, GIF, WebP) as frames, grey or in colour."""
 
-import re
 import struct
-import sys
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -14,8 +12,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from fedpp.errors import UnusableFileError
+from fedpp.imaging.image_pages import check_count, mpo_pages, tiff_pages
+from fedpp.imaging.image_values import Depth, depth_of, grey_or_colour
 from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import DecodedLater, Frame
+from fedpp.imaging.whole_files import is_whole_gif, is_whole_png
+from fedpp.imaging.whole_jpeg import is_whole_jpeg
 
 # fmt: off
 SUFFIXES = frozenset((
@@ -32,11 +34,13 @@ UNREAD_SUFFIXES = frozenset((  # of images, slides, volumes and films that are n
 ))
 # fmt: on
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")  # no other decoder of Pillow's, whatever a file's name
-MAX_BYTES = 2**30  # of a file of several pages, which is kept in memory while read
+MAX_BYTES = 2**30  # of a file, which is kept in memory while read
 MAX_PAGES = 5_000  # of a file: a header may claim any number, and Pillow takes quadratic time for a TIFF's
 MAX_PIXELS = 64_000_000  # of a frame: a header may claim any size
 MAX_SCANS = 50  # of a JPEG: each decodes all of its pixels; usual are 10 at most
 JPEG_SCAN = b"\xff\xda"  # ITU-T T.81, table B.1: SOS, which does not occur within a scan
+_JPEGS = ("JPEG", "MPO")
+_WHOLE = {"JPEG": is_whole_jpeg, "MPO": is_whole_jpeg, "PNG": is_whole_png, "GIF": is_whole_gif}
 # what decoders raise on damaged files
 DAMAGE = (
     Image.DecompressionBombError,
@@ -56,45 +60,48 @@ DAMAGE = (
 
 
 def read_image(file: Path, _: int = 1, *, colour: bool = False) -> tuple[Frame]:
-    """Return an image's first page only; raise `UnusableFileError` if it cannot be read."""
-    with _named(file), Image.open(file, formats=FORMATS) as image:
-        _check_scans(file, image)
-        return (_values(file, image, colour=colour),)
+    """Return the image of a file of one; raise `UnusableFileError` if it cannot be read, or holds several."""
+    (frame,) = read_pages(file, 1, colour=colour)
+    return (frame,)
 
 
 def page_count(file: Path) -> int:
-    """Return the number of an image's pages, from its headers only."""
+    """Return the number of an image's pages, from its headers only; reduced copies and thumbnails are none."""
+    return header_of(file)[0]
+
+
+def header_of(file: Path) -> tuple[int, Depth]:
+    """Return the number of an image's pages, and the depth of the first one's grey values."""
     with _named(file), Image.open(file, formats=FORMATS) as image:
         _check_size(file, image)
-        count = _page_count(image)
-    if not 1 <= count <= MAX_PAGES:
-        raise UnusableFileError(f"{file} claims {count} pages, more than {MAX_PAGES}: is it damaged?", Reason.TOO_LARGE)
-    return count
+        pages = _pages(file, image)
+        image.seek(pages[0])
+        return len(pages), depth_of(image)
 
 
 def read_pages(file: Path, count: int, *, colour: bool = False) -> Sequence[Frame]:
     """Return an image's pages, each decoded on access; raise `UnusableFileError` if there are not `count`.
 
-    A file of several pages is kept in memory; access in another order than theirs is slow.
+    The file is kept in memory; access in another order than that of its pages is slow.
     """
-    if count == 1 and page_count(file) == 1:
-        return read_image(file, colour=colour)
     with _named(file):
         if file.stat().st_size > MAX_BYTES:
-            message = f"{file} has several pages and more than {MAX_BYTES} bytes: split it"
-            raise UnusableFileError(message, Reason.TOO_LARGE)
-        image = Image.open(BytesIO(file.read_bytes()), formats=FORMATS)
-        held = _page_count(image)
-    if held != count:
-        message = f"{file} holds {held} pages, not the {count} of its header: is it damaged?"
-        raise UnusableFileError(message, Reason.DAMAGED)
+            raise UnusableFileError(f"{file} has more than {MAX_BYTES} bytes: split it", Reason.TOO_LARGE)
+        content = file.read_bytes()
+        image = Image.open(BytesIO(content), formats=FORMATS)
+        _check_size(file, image)
+        pages = _pages(file, image)
+        if len(pages) != count:
+            message = f"{file} holds {len(pages)} pages, not the {count} of its header or of its layout: is it damaged?"
+            raise UnusableFileError(message, Reason.DAMAGED)
+        _check_whole(file, image, content)
 
     def page(number: int) -> Frame:
         with _named(file):
-            image.seek(number)
+            image.seek(pages[number])
             return _values(file, image, colour=colour)
 
-    return DecodedLater(count, page)
+    return [page(0)] if count == 1 else DecodedLater(count, page)
 
 
 @contextmanager
@@ -103,14 +110,29 @@ def _named(file: Path) -> Iterator[None]:
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
+    except UnusableFileError:
+        raise
+    except UnidentifiedImageError:
+        forms = ", ".join(FORMATS[:-1])
+        if _begins_as_an_image(file):
+            message = (
+                f"cannot read the image {file}: it is damaged, or of a form of {forms} or {FORMATS[-1]} not decoded"
+            )
+            raise UnusableFileError(message, Reason.NO_DECODER) from None
+        message = f"cannot read the image {file}: it is no {forms} or {FORMATS[-1]}"
+        raise UnusableFileError(message, Reason.DAMAGED) from None
     except DAMAGE as error:
         raise UnusableFileError(f"cannot read the image {file}: {_reason(error)}", Reason.DAMAGED) from None
 
 
+def _begins_as_an_image(file: Path) -> bool:
+    with file.open("rb") as opened:
+        first = opened.read(16)
+    return any(accepts is not None and accepts(first) for _, accepts in map(Image.OPEN.__getitem__, FORMATS))
+
+
 def _reason(error: Exception) -> str:
     """Return the reason without the file's name, which Pillow and the system may repeat."""
-    if isinstance(error, UnidentifiedImageError):
-        return f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
 
@@ -126,41 +148,39 @@ def is_unread_image(file: Path) -> bool:
     return name.endswith(tuple(UNREAD_SUFFIXES)) and not name.startswith(".")
 
 
-def natural(text: str) -> list[tuple[float, str]]:
-    """Return a sort key by the numbers in a name: frame 2 before frame 10."""
-    return [(_number(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
-
-
-def _number(digits: str) -> float:
-    return int(digits) if len(digits) < sys.int_info.default_max_str_digits else float("inf")
-
-
 def _check_size(file: Path, image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         message = f"{file} is {image.width} x {image.height} pixels, more than {MAX_PIXELS}"
         raise UnusableFileError(message, Reason.TOO_LARGE)
+    if image.width * image.height < 1:
+        raise UnusableFileError(f"{file} is an image without pixels: is it damaged?", Reason.DAMAGED)
 
 
-def _check_scans(file: Path, image: Image.Image) -> None:
-    if image.format == "JPEG" and file.read_bytes().count(JPEG_SCAN) > MAX_SCANS:
+def _check_whole(file: Path, image: Image.Image, content: bytes) -> None:
+    """Raise `UnusableFileError` for a file that was cut where Pillow does not notice."""
+    kind = image.format or ""
+    if kind in _JPEGS and content.count(JPEG_SCAN) > MAX_SCANS:
         raise UnusableFileError(f"{file} is a JPEG of more than {MAX_SCANS} scans: is it damaged?", Reason.DAMAGED)
+    is_whole = _WHOLE.get(kind)
+    if is_whole is not None and not is_whole(content):
+        message = f"cannot read the image {file}: it was cut or damaged, get the whole file again"
+        raise UnusableFileError(message, Reason.DAMAGED)
 
 
-def _page_count(image: Image.Image) -> int:
-    if image.format != "TIFF":
-        return int(getattr(image, "n_frames", 1))
-    try:
-        for page in range(MAX_PAGES + 1):  # no further, which could take hours
-            image.seek(page)
-    except EOFError:
-        return page
-    return MAX_PAGES + 1
+def _pages(file: Path, image: Image.Image) -> Sequence[int]:
+    """Return the numbers of an image's pages but for thumbnails, and for a PNG's image that is not in its film."""
+    if image.format == "TIFF":
+        return tiff_pages(file, image, MAX_PAGES)
+    count = int(getattr(image, "n_frames", 1))
+    check_count(file, count, MAX_PAGES)
+    if image.format == "MPO":
+        return mpo_pages(file, image)
+    return range(count)[bool(image.info.get("default_image")) and count > 1 :]
 
 
 def _values(file: Path, image: Image.Image, *, colour: bool) -> Frame:
     _check_size(file, image)  # of each page: pages of a TIFF differ in size
-    deep = image.mode in ("I", "F") or image.mode.startswith("I;16")  # these are grey
-    values = np.asarray(image if deep else image.convert("RGB" if colour else "L"), dtype=np.float64)
+    values = grey_or_colour(image, colour=colour)
     if not np.isfinite(values).all():
         raise UnusableFileError(f"{file} holds pixels that are not finite", Reason.DAMAGED)
     return values

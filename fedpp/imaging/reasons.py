@@ -13,6 +13,7 @@ class Reason(StrEnum):
     DAMAGED = "damaged or cut"
     TOO_LARGE = "larger than the limits"
     NO_DECODER = "of a form that is not decoded"
+    DEPTH = "of another depth of grey than the images beside it"
     NO_PATIENT = "without a patient"
     NO_TIME = "without a time, which others of its sequence have"
     REPEATED = "image of a name that another one has"

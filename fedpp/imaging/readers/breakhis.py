@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from fedpp.errors import ConfigError, RawDataError, UnusableFileError
-from fedpp.imaging.images import read_image
+from fedpp.imaging.images import is_image, read_image
 from fedpp.imaging.readers.folders import files_below
+from fedpp.imaging.readers.image_files import images_among
 from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 
@@ -30,7 +31,7 @@ TYPES = {
     "M_PC": "papillary_carcinoma",
 }
 _LABELS = {"B": "benign", "M": "malignant"}
-_NAME = re.compile(r"SOB_([BM]_[A-Z]+)-([0-9]+-[0-9]+[A-Z]*)-([0-9]{1,9})-([0-9]{1,9})\.(?i:png)")
+_NAME = re.compile(r"SOB_([BM]_[A-Z]+)-([0-9]+-[0-9]+[A-Z]*)-([0-9]{1,9})-([0-9]{1,9})")
 
 
 @dataclass(frozen=True, order=True)
@@ -71,17 +72,19 @@ def read_breakhis(root: Path, *, series: Series = "magnification", refuse: Refus
 
 def is_breakhis(files: Iterable[Path]) -> bool:
     """Tell whether any file is named as BreakHis names its images."""
-    return any(_NAME.fullmatch(file.name) for file in files)
+    return any(_NAME.fullmatch(file.stem) and is_image(file) for file in files)
 
 
 def _images(root: Path, refuse: Refuse) -> list[_Image]:
     """Return the images below `root`; other files are ignored."""
-    images: dict[tuple[str, ...], _Image] = {}
-    for file in files_below(root, refuse):
-        name = _NAME.fullmatch(file.name)
+    images: dict[tuple[str, str, int, int], _Image] = {}
+    for file in images_among(files_below(root, refuse), refuse):
+        name = _NAME.fullmatch(file.stem)
         if name is None:
             continue
-        kind, slide, magnification, number = key = name.groups()
+        kind, slide = name.groups()[:2]
+        magnification, number = map(int, name.groups()[2:])
+        key = (kind, slide, magnification, number)
         if kind not in TYPES:
             unknown = f"{file} is of an unknown type: it must be one of {', '.join(TYPES)}"
             refuse(file, UnusableFileError(unknown, Reason.UNKNOWN_TYPE))
@@ -89,7 +92,7 @@ def _images(root: Path, refuse: Refuse) -> list[_Image]:
             repeated = f"{file} and {images[key].file} are the same image: remove one of them"
             refuse(file, UnusableFileError(repeated, Reason.REPEATED))
         else:
-            images[key] = _Image(slide, kind, int(magnification), int(number), file)
+            images[key] = _Image(slide, kind, magnification, number, file)
     if not images:
         raise RawDataError(f"{root} holds no image named like SOB_B_TA-14-4659-40-001.png: choose BreakHis' folder")
     return list(images.values())

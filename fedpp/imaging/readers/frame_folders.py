@@ -1,7 +1,7 @@
 """Folders of frames: `index.csv` with columns sequence, patient, label, and one folder of images a sequence.
 
-A frame folder is named by `sequence`; its images are ordered by the numbers in their names. An optional column
-`time` is for several folders of one sequence: folders `sequence/time`, in the order of time.
+A frame folder is named by `sequence`; its images are ordered by the numbers in their names; pages are frames. An
+optional column `time` is for several folders of one sequence: folders `sequence/time`, in the order of time.
 """
 
 from dataclasses import dataclass
@@ -9,11 +9,13 @@ from pathlib import Path
 from unicodedata import normalize
 
 from fedpp.errors import RawDataError, UnusableFileError
-from fedpp.imaging.images import SUFFIXES, is_image, natural, read_image
+from fedpp.imaging.images import SUFFIXES
 from fedpp.imaging.label_texts import is_no_label, label_texts
+from fedpp.imaging.natural_order import is_day_first, natural, order_is_a_guess
 from fedpp.imaging.readers.folders import files_in
+from fedpp.imaging.readers.image_files import doubts_of, frame_files, images_among, in_order
 from fedpp.imaging.reasons import Doubt, Reason
-from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse, refuse
+from fedpp.imaging.sequence import FrameFiles, ImageSequence, Refuse, refuse
 from fedpp.imaging.tables import file_inside, is_folder, read_table
 
 INDEX = "index.csv"
@@ -36,17 +38,18 @@ class _Part:
 def read_frame_folders(folder: Path, refuse: Refuse = refuse) -> list[ImageSequence]:
     """Return the sequences of an index; raise `RawDataError` for a table that does not fit.
 
-    A folder that is missing, or holds no image, goes to `refuse`, and is skipped if that returns.
+    A folder that is missing, or holds no image, and an image that cannot be read go to `refuse`, and are skipped if
+    that returns.
     """
     sequences = []
     for sequence, parts in _grouped(_rows(folder / INDEX)).items():
-        files = [file for part in parts for file in _files(folder, part, len(parts), refuse)]
-        frames = FrameFiles([FrameFile(file, 1, read_image) for file in files])
-        if files:
-            first = parts[0]
-            sequences.append(ImageSequence(sequence, first.patient, first.label, frames, doubts=first.doubts))
+        by_part = [_images(folder, part, len(parts), refuse) for part in parts]
+        frames = FrameFiles(frame_files([file for images in by_part for file in images], refuse))
+        if frames:
+            first, doubts = parts[0], _doubts(parts, by_part)
+            sequences.append(ImageSequence(sequence, first.patient, first.label, frames, doubts=doubts))
     if not sequences:
-        raise RawDataError(f"{folder / INDEX} names no sequence whose folder exists")
+        raise RawDataError(f"{folder / INDEX} names no sequence whose folder holds an image that can be read")
     return sequences
 
 
@@ -81,7 +84,15 @@ def _grouped(rows: list[_Part]) -> dict[str, list[_Part]]:
             raise RawDataError(f"{INDEX} gives one sequence more than one patient or label, lines {lines}")
         if len({part.time for part in parts}) < len(parts):
             raise RawDataError(f"{INDEX} names one sequence twice, lines {lines}: give each part a time of its own")
+        if len(parts) > 1 and any(not part.time or is_day_first(part.time) for part in parts):
+            message = f"{INDEX} gives parts of one sequence no time, or one like 31.12.2026, lines {lines}"
+            raise RawDataError(f"{message}: write all of its times like 2026-12-31")
     return {sequence: sorted(parts, key=lambda part: natural(part.time)) for sequence, parts in groups.items()}
+
+
+def _doubts(parts: list[_Part], by_part: list[list[Path]]) -> tuple[Doubt, ...]:
+    guessed = order_is_a_guess([part.time for part in parts]) or any(map(doubts_of, by_part))
+    return (*parts[0].doubts, *((Doubt.ORDER,) if guessed else ()))
 
 
 def _folder(root: Path, part: _Part, parts: int) -> Path:
@@ -90,7 +101,7 @@ def _folder(root: Path, part: _Part, parts: int) -> Path:
     return dated if parts > 1 or is_folder(dated) else root / part.sequence
 
 
-def _files(root: Path, part: _Part, parts: int, refuse: Refuse) -> list[Path]:
+def _images(root: Path, part: _Part, parts: int, refuse: Refuse) -> list[Path]:
     folder = _folder(root, part, parts)
     if not is_folder(folder):
         missing = f"{root / INDEX}, line {part.line} names no folder below {root}: restore it or remove the line"
@@ -102,8 +113,8 @@ def _files(root: Path, part: _Part, parts: int, refuse: Refuse) -> list[Path]:
         refused.append(what)
         refuse(what, error)
 
-    files = [file for file in files_in(folder, record) if is_image(file)]
-    if not files and not refused:
+    images = images_among(files_in(folder, record), record)
+    if not images and not refused:
         empty = f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})"
         refuse(folder, UnusableFileError(empty, Reason.EMPTY))
-    return sorted(files, key=lambda file: natural(file.name))
+    return in_order(images)

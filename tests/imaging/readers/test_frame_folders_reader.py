@@ -55,14 +55,14 @@ def test_other_columns_and_an_empty_label(tmp_path: Path):
     [
         ("L", 200, 200),
         ("RGB", (255, 0, 0), 76),
-        ("RGBA", (0, 255, 0, 10), 150),
+        ("RGBA", (0, 255, 0, 51), 30),
         ("1", 1, 255),
-        ("I;16", 40_000, 40_000),
+        ("I;16", 51_400, 200),
         ("F", 0.25, 0.25),
     ],
 )
 def test_pixels_become_grey(tmp_path: Path, mode: str, pixel: object, grey: float):
-    """Colour becomes its luma, and 16-bit and floating-point pixels keep their values."""
+    """Colour becomes its luma, on black if it is transparent; 16 bits become the scale of 8, floats keep values."""
     folder = tmp_path / "s"
     folder.mkdir()
     Image.new(mode, (3, 2), pixel).save(folder / ("0.tiff" if mode == "F" else "0.png"))
@@ -137,7 +137,7 @@ def test_what_a_file_is_counts_and_not_its_name(tmp_path: Path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "0.png").write_bytes(b"P5 2 2 255 1234")
     write_index(tmp_path, "s,p,a")
-    with pytest.raises(RawDataError, match=r"0\.png: it is no PNG, JPEG, TIFF, BMP, GIF or WEBP$"):
+    with pytest.raises(RawDataError, match=r"0\.png: it is no PNG, JPEG, TIFF, BMP, GIF or WEBP;"):
         loaded(read_frame_folders(tmp_path))
 
 
@@ -165,7 +165,7 @@ def test_a_missing_folder_is_refused_and_skipped(tmp_path: Path):
     assert [path.relative_to(tmp_path).as_posix() for path in refusals] == ["s/2", "empty", "gone"]
     assert "line 5 names no folder below" in refusals[tmp_path / "gone"]
     write_index(tmp_path, *rows[1:], header="sequence,patient,label,time")
-    with pytest.raises(RawDataError, match="names no sequence whose folder exists"):
+    with pytest.raises(RawDataError, match="names no sequence whose folder holds an image"):
         read_frame_folders(tmp_path, lambda *_: None)
 
 

@@ -1,0 +1,456 @@
+"""Image files as they are shown: each kind beside an independent decode, which is NumPy's or a formula's."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedpp.errors import UnusableFileError
+from fedpp.imaging.images import page_count, read_image, read_pages
+from fedpp.imaging.natural_order import natural, order_is_a_guess
+
+Y, X = np.mgrid[:24, :32]
+RAMP = ((X * 5 + Y * 4) % 256).astype(np.uint8)  # not symmetric in any way
+NOISE = np.random.default_rng(0).integers(0, 256, (24, 32)).astype(np.uint8)
+COLOURS = np.dstack([NOISE, NOISE[::-1], NOISE[:, ::-1]])
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF 2.32, 4.6.5.1.6: from what is stored to what is shown
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: np.swapaxes(a, 0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.swapaxes(a[::-1, ::-1], 0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+def encoded(pixels: np.ndarray | Image.Image, form: str, **options: object) -> bytes:
+    content = io.BytesIO()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(content, form, **options)
+    return content.getvalue()
+
+
+def frames(folder: Path, content: bytes, *, colour: bool = False) -> list[np.ndarray]:
+    """Read a file of this content to the frames that a sequence has of it."""
+    (folder / "image").write_bytes(content)
+    return list(read_pages(folder / "image", page_count(folder / "image"), colour=colour))
+
+
+def refused(folder: Path, content: bytes) -> str:
+    with pytest.raises(UnusableFileError) as error:
+        frames(folder, content)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def luma(colours: np.ndarray) -> np.ndarray:
+    """Return grey by ITU-R BT.601, unrounded."""
+    return colours @ np.array([0.299, 0.587, 0.114])
+
+
+def tiff(*pages: tuple[np.ndarray, dict[int, int]], order: str = "<") -> bytes:
+    """Return a TIFF of grey pages with these tags beside those of size and depth."""
+    content = bytearray((b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8))
+    for number, (pixels, others) in enumerate(pages):
+        kind = {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]
+        height, width = pixels.shape
+        data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+        tags = {256: width, 257: height, 258: 8 * pixels.dtype.itemsize, 259: 1, 262: 1, 277: 1, 278: height}
+        tags |= {279: len(data), 339: kind} | others
+        at = len(content) + 2 + 12 * (len(tags) + 1) + 4
+        tags[273] = at
+        content += struct.pack(order + "H", len(tags))
+        for tag, value in sorted(tags.items()):
+            short = tag in {258, 259, 262, 274, 277, 339}
+            packed = struct.pack(order + "HH", value, 0) if short else struct.pack(order + "I", value)
+            content += struct.pack(order + "HHI", tag, 3 if short else 4, 1) + packed
+        after = at + len(data) + len(data) % 2
+        content += struct.pack(order + "I", after if number + 1 < len(pages) else 0) + data + bytes(len(data) % 2)
+    return bytes(content)
+
+
+def png(pixels: np.ndarray, depth: int, colour: int, *chunks: tuple[bytes, bytes], rows: bytes | None = None) -> bytes:
+    """Return a PNG of rows of whole bytes, with these chunks before its pixels."""
+    height, width = pixels.shape[:2]
+    plain = b"".join(b"\0" + row.tobytes() for row in pixels) if rows is None else rows
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)), *chunks]
+    parts += [(b"IDAT", zlib.compress(plain)), (b"IEND", b"")]
+    body = b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in parts)
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG", "TIFF"])
+def test_a_picture_is_turned_as_its_orientation_says(form: str, orientation: int, tmp_path: Path):
+    """Once, whether Pillow or we turn it, in grey and in colour; an orientation that is none changes nothing."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    options = {"tiffinfo": {274: orientation}} if form == "TIFF" else {"exif": exif}
+    options |= {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(form, {})
+    shown = TURNS[orientation](COLOURS).astype(float)
+    near = {"atol": 4 if form == "JPEG" else 1}
+    content = encoded(COLOURS, form, **options)
+    np.testing.assert_allclose(frames(tmp_path, content, colour=True)[0], shown, **near)
+    np.testing.assert_allclose(frames(tmp_path, content)[0], luma(shown), **near)
+    exif[274] = 9
+    np.testing.assert_array_equal(frames(tmp_path, encoded(NOISE, "PNG", exif=exif))[0], NOISE)
+
+
+def test_each_page_has_its_own_orientation(tmp_path: Path):
+    """Pages of a TIFF are turned by their own tags, in any order of access, and frames of an APNG by the file's."""
+    pages = [(RAMP, {274: 6}), (NOISE, {}), (RAMP.astype(np.uint16) * 257, {274: 5})]
+    (tmp_path / "a.tif").write_bytes(tiff(*pages))
+    read = read_pages(tmp_path / "a.tif", 3)
+    for _ in range(2):
+        for number in (2, 0, 1):
+            expected = [np.rot90(RAMP, -1), NOISE, RAMP.T][number]
+            np.testing.assert_allclose(read[number], expected)
+    exif = Image.Exif()
+    exif[274] = 8
+    film = encoded(RAMP, "PNG", save_all=True, append_images=[Image.fromarray(NOISE)], exif=exif)
+    np.testing.assert_array_equal(np.stack(frames(tmp_path, film)), [np.rot90(RAMP), np.rot90(NOISE)])
+
+
+DEPTHS = {  # stored values, tags, and what they are on the scale from 0 to 255
+    "8 bits": (RAMP, {}, RAMP),
+    "signed 8 bits": ((RAMP.astype(int) - 128).astype(np.int8), {}, RAMP),
+    "16 bits": (RAMP.astype(np.uint16) * 257, {}, RAMP),
+    "signed 16 bits": ((RAMP * 257.0 - 32_768).astype(np.int16), {}, RAMP),
+    "32 bits": ((RAMP * 16_843_009.0).astype(np.uint32), {}, RAMP),
+    "signed 32 bits": ((RAMP * 16_843_009.0 - 2**31).astype(np.int32), {}, RAMP),
+    "floats": (RAMP.astype(np.float32) / 255, {}, RAMP / 255),
+}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_depth_is_brought_to_one_scale(depth: str, order: str, tmp_path: Path):
+    """Black is 0 and white 255 for whole numbers of any depth, sign and order of bytes; floats stay as they are."""
+    stored, tags, shown = DEPTHS[depth]
+    content = tiff((stored, tags), order=order)
+    if (depth, order) == ("32 bits", ">"):
+        assert "not decoded" in refused(tmp_path, content)
+    else:
+        np.testing.assert_allclose(frames(tmp_path, content)[0], shown, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("depth", ["8 bits", "16 bits", "floats"])
+def test_white_may_be_zero(depth: str, order: str, tmp_path: Path):
+    """A TIFF whose zero is white is shown as its negative, whatever its depth, or refused."""
+    stored, _, shown = DEPTHS[depth]
+    content = tiff((stored, {262: 0}), order=order)
+    if depth == "16 bits" and order == ">":
+        assert "not decoded" in refused(tmp_path, content)
+    else:
+        white = 1 if depth == "floats" else 255
+        np.testing.assert_allclose(frames(tmp_path, content)[0], white - shown, atol=1e-5)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_white_may_be_zero_in_few_bits(depth: int, tmp_path: Path):
+    """Pillow turns these itself, and so do we not; a TIFF that does not say what its zero is is refused."""
+    few, steps = NOISE >> 8 - depth, 2**depth - 1
+    packed = np.zeros((24, 32 * depth // 8), np.uint8)
+    for place in range(8 // depth):
+        packed |= few[:, place :: 8 // depth] << (8 - depth * (place + 1))
+    for photometric, shown in ((1, few), (0, steps - few)):
+        content = tiff((packed, {256: 32, 258: depth, 262: photometric}))
+        np.testing.assert_array_equal(frames(tmp_path, content)[0], shown * (255 // steps))
+    for pixels in (packed, RAMP.astype(np.uint16)):
+        content = tiff((pixels, {})).replace(struct.pack("<HH", 262, 3), struct.pack("<HH", 260, 3))
+        assert "whether 0 is black" in refused(tmp_path, content)
+
+
+def test_two_depths_of_one_picture_have_one_contrast(tmp_path: Path):
+    """PNG of 8 and of 16 bits, and packed 12 bits of a TIFF, are the same values."""
+    deep = RAMP.astype(np.uint16) * 257
+    for content in (encoded(RAMP, "PNG"), encoded(Image.fromarray(deep), "PNG"), twelve_bits(RAMP)):
+        np.testing.assert_allclose(frames(tmp_path, content)[0], RAMP, atol=0.5)
+
+
+def twelve_bits(pixels: np.ndarray) -> bytes:
+    """Return a TIFF of 12 bits, two values in three bytes."""
+    values = np.rint(pixels.astype(float) * 4095 / 255).astype(int).ravel()
+    one, two = values[::2], values[1::2]
+    packed = np.stack([one >> 4, (one & 15) << 4 | two >> 8, two & 255], -1).astype(np.uint8).tobytes()
+    tags = [(256, pixels.shape[1]), (257, pixels.shape[0]), (258, 12), (259, 1), (262, 1), (273, 122), (277, 1)]
+    tags += [(278, pixels.shape[0]), (279, len(packed))]
+    body = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + body + bytes(4) + packed
+
+
+ALPHA = np.where((X > 8) & (Y > 5), 255, np.where(X > 4, 128, 0)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
+def test_what_is_transparent_is_black(form: str, tmp_path: Path):
+    """Colours hidden behind transparency are not read, and half of them is half as bright."""
+    image = Image.fromarray(np.dstack([COLOURS, ALPHA]))
+    options = {"lossless": True, "exact": True} if form == "WEBP" else {}
+    shown = COLOURS * (ALPHA / 255.0)[..., None]
+    content = encoded(image, form, **options)
+    np.testing.assert_allclose(frames(tmp_path, content, colour=True)[0], shown, atol=1)
+    np.testing.assert_allclose(frames(tmp_path, content)[0], luma(shown), atol=1.5)
+
+
+def test_grey_with_alpha_is_laid_on_black(tmp_path: Path):
+    """Of 8 and of 16 bits."""
+    shown = NOISE * (ALPHA / 255.0)
+    both = np.dstack([NOISE, ALPHA])
+    deep = (both.astype(">u2") * 257).astype(">u2")
+    for content in (encoded(Image.fromarray(both), "PNG"), encoded(Image.fromarray(both), "TIFF"), png(deep, 16, 4)):
+        np.testing.assert_allclose(frames(tmp_path, content)[0], shown, atol=1)
+
+
+def test_a_transparent_value_is_black(tmp_path: Path):
+    """PNG's tRNS: of a palette, of grey of 2, 4, 8 and 16 bits, of colours; a deep colour's is refused."""
+    grey = png(NOISE, 8, 0, (b"tRNS", struct.pack(">H", int(NOISE[3, 3]))))
+    np.testing.assert_array_equal(frames(tmp_path, grey)[0], np.where(NOISE[3, 3] == NOISE, 0, NOISE))
+    deep = NOISE.astype(">u2") * 257
+    content = png(deep, 16, 0, (b"tRNS", struct.pack(">H", int(deep[3, 3]))))
+    np.testing.assert_allclose(frames(tmp_path, content)[0], np.where(NOISE[3, 3] == NOISE, 0, NOISE))
+    for depth in (2, 4):
+        few = NOISE[:, ::2] >> 8 - depth  # one value in each place of a byte
+        rows = np.zeros((24, 16 * depth // 8), np.uint8)
+        for place in range(8 // depth):
+            rows |= few[:, place :: 8 // depth] << (8 - depth * (place + 1))
+        content = png(few, depth, 0, (b"tRNS", b"\0\2"), rows=b"".join(b"\0" + row.tobytes() for row in rows))
+        scaled = few * (255 // (2**depth - 1))
+        np.testing.assert_array_equal(frames(tmp_path, content)[0], np.where(few == 2, 0, scaled))
+    palette = np.random.default_rng(1).integers(0, 256, (256, 3)).astype(np.uint8)
+    opacity = np.linspace(0, 255, 256).astype(np.uint8)
+    content = png(NOISE, 8, 3, (b"PLTE", palette.tobytes()), (b"tRNS", opacity.tobytes()))
+    shown = palette[NOISE] * (opacity[NOISE] / 255.0)[..., None]
+    np.testing.assert_allclose(frames(tmp_path, content, colour=True)[0], shown, atol=1)
+    colour = png(COLOURS, 8, 2, (b"tRNS", struct.pack(">HHH", *map(int, COLOURS[2, 2]))))
+    shown = np.where((COLOURS[2, 2] == COLOURS).all(-1, keepdims=True), 0, COLOURS)
+    np.testing.assert_array_equal(frames(tmp_path, colour, colour=True)[0], shown)
+    key = struct.pack(">HHH", 5, 6, 7)
+    assert "16 bits" in refused(tmp_path, png(COLOURS.astype(">u2") * 257, 16, 2, (b"tRNS", key)))
+
+
+def test_reduced_pages_are_no_frames(tmp_path: Path):
+    """Pages that are marked as reduced or as masks, in the old way or the new, wherever they are; or not marked."""
+    big, small = RAMP, RAMP[::2, ::2].copy()
+    whole = (big, {254: 0})
+    for copy in ({254: 1}, {254: 4}, {255: 2}, {254: 9}):
+        for pages in (
+            [whole, (small, copy)],
+            [(small, copy), whole],
+            [whole, (small, copy), (NOISE, {}), (small, copy)],
+        ):
+            read = frames(tmp_path, tiff(*pages))
+            assert [frame.tolist() for frame in read] == [
+                p.tolist() for p, tags in pages if tags.items() != copy.items()
+            ]
+    assert "smaller by a whole factor" in refused(tmp_path, tiff((big, {}), (small, {})))
+    assert "nothing but reduced copies" in refused(tmp_path, tiff((small, {254: 1})))
+    assert len(frames(tmp_path, tiff((big, {}), (NOISE[:-2], {})))) == 2
+
+
+def test_thumbnails_are_no_frames(tmp_path: Path):
+    """Of an MPO the first picture is read; a second one of its size is refused; so is a thumbnail in EXIF no frame."""
+    first, small = Image.fromarray(COLOURS), Image.fromarray(COLOURS[::4, ::4].copy())
+    content = encoded(first, "MPO", save_all=True, append_images=[small], quality=100, subsampling=0)
+    (read,) = frames(tmp_path, content, colour=True)
+    np.testing.assert_allclose(read, COLOURS, atol=4)
+    assert len(frames(tmp_path, content[: content.rindex(b"\xff\xd8") + 30])) == 1
+    both = encoded(first, "MPO", save_all=True, append_images=[first])
+    assert "several pictures of one size" in refused(tmp_path, both)
+    exif = Image.Exif()
+    exif[274] = 3
+    exif.get_ifd(1)[513] = 0
+    (read,) = frames(tmp_path, encoded(NOISE, "JPEG", quality=100, exif=exif))
+    np.testing.assert_allclose(read, NOISE[::-1, ::-1], atol=4)
+
+
+@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP"])
+def test_a_film_has_the_frames_that_are_shown(form: str, tmp_path: Path):
+    """Each frame lies on what its predecessors leave, as their disposal says, and that on black."""
+    canvas = np.zeros((8, 8, 4), np.uint8)
+    canvas[..., 0], canvas[..., 3] = 200, 255
+    patch = np.zeros((8, 8, 4), np.uint8)
+    patch[2:4, 2:4] = (0, 0, 240, 255)
+    pictures = [Image.fromarray(canvas), Image.fromarray(patch), Image.fromarray(np.roll(patch, 3, axis=0))]
+    options = (
+        {"lossless": True, "exact": True} if form == "WEBP" else {"disposal": [1, 0, 0] if form == "PNG" else [0, 2, 1]}
+    )
+    if form == "PNG":
+        options |= {"blend": 0}
+    content = encoded(pictures[0], form, save_all=True, append_images=pictures[1:], duration=100, **options)
+    with Image.open(io.BytesIO(content)) as film:
+        shown = []
+        for number in range(film.n_frames):
+            film.seek(number)
+            rgba = np.asarray(film.convert("RGBA")).astype(float)
+            shown.append(rgba[..., :3] * rgba[..., 3:] / 255)
+    read = frames(tmp_path, content, colour=True)
+    assert len(read) == 3
+    np.testing.assert_allclose(np.stack(read), np.stack(shown), atol=1)
+
+
+def test_an_image_that_is_not_in_the_film_is_no_frame(tmp_path: Path):
+    """An APNG's default image, for programs without films, is not shown."""
+    film = [Image.fromarray(picture) for picture in (255 - RAMP, RAMP, NOISE)]
+    content = encoded(film[0], "PNG", save_all=True, append_images=film[1:], default_image=True)
+    np.testing.assert_array_equal(np.stack(frames(tmp_path, content)), [RAMP, NOISE])
+
+
+def test_colours_of_print_are_read(tmp_path: Path):
+    """CMYK of TIFF, and of JPEG, which stores its negative, become red, green and blue; so does CIELAB."""
+    ink = np.dstack([COLOURS // 2, NOISE // 3])
+    shown = (255.0 - ink[..., :3]) * (255.0 - ink[..., 3:]) / 255
+    for form, options, near in (("TIFF", {}, 1.5), ("JPEG", {"quality": 100, "subsampling": 0}, 6)):
+        content = encoded(Image.fromarray(ink, "CMYK"), form, **options)
+        np.testing.assert_allclose(frames(tmp_path, content, colour=True)[0], shown, atol=near)
+    lab = np.dstack([RAMP, np.full_like(RAMP, 128), np.full_like(RAMP, 128)])
+    content = encoded(Image.frombytes("LAB", (32, 24), lab.tobytes()), "TIFF")
+    assert np.corrcoef(frames(tmp_path, content)[0].ravel(), RAMP.ravel())[0, 1] > 0.98
+
+
+FILM = {
+    "save_all": True,
+    "append_images": [Image.fromarray(COLOURS[::-1].copy()), Image.fromarray(COLOURS.copy() // 2)],
+}
+INTACT = {
+    "grey.png": encoded(NOISE, "PNG"),
+    "film.png": encoded(COLOURS, "PNG", **FILM),
+    "grey.jpg": encoded(NOISE, "JPEG"),
+    "smooth.jpg": encoded(RAMP, "JPEG", quality=60),
+    "colour.jpg": encoded(COLOURS, "JPEG", subsampling=2),
+    "progressive.jpg": encoded(COLOURS, "JPEG", progressive=True),
+    "restarts.jpg": encoded(COLOURS, "JPEG", restart_marker_blocks=2),
+    "ink.jpg": encoded(Image.fromarray(COLOURS).convert("CMYK"), "JPEG"),
+    "grey.gif": encoded(NOISE, "GIF"),
+    "film.gif": encoded(COLOURS, "GIF", **FILM),
+    "grey.webp": encoded(COLOURS, "WEBP"),
+    "film.webp": encoded(COLOURS, "WEBP", lossless=True, **FILM),
+    "raw.tif": encoded(COLOURS, "TIFF"),
+    "pages.tif": encoded(COLOURS, "TIFF", compression="tiff_lzw", **FILM),
+    "deflated.tif": encoded(NOISE, "TIFF", compression="tiff_deflate"),
+    "fax.tif": encoded(Image.fromarray(NOISE > 127), "TIFF", compression="group4"),
+    "plain.bmp": encoded(COLOURS, "BMP"),
+}
+
+
+ENDS = {
+    "jpg": (b"", b"\xff\xd9", bytes(64), b"\0\xff\xd9"),
+    "gif": (b"", b";"),
+    "png": (b"", b"\0\0\0\0IEND\xaeB`\x82"),
+}
+
+
+@pytest.mark.parametrize(("name", "end"), [(name, end) for name in INTACT for end in ENDS.get(name[-3:], (b"",))])
+def test_a_cut_file_is_refused(name: str, end: bytes, tmp_path: Path):
+    """Wherever a file is cut, and whatever is put to its end, it is refused, or all that is shown is still there."""
+    intact = INTACT[name]
+    whole = np.stack(frames(tmp_path, intact, colour=True))
+    refusals = 0
+    for place in np.linspace(12, len(intact) - 1, 40).astype(int):
+        try:
+            read = np.stack(frames(tmp_path, intact[:place] + end, colour=True))
+        except UnusableFileError:
+            refusals += 1
+        else:
+            np.testing.assert_array_equal(read, whole)
+    assert refusals >= 38
+
+
+def test_a_film_that_ends_between_two_frames_is_refused(tmp_path: Path):
+    """A GIF goes on to its end mark."""
+    first, other = encoded(NOISE, "GIF"), INTACT["film.gif"]
+    extension = other.rindex(b"\x21\xf9\x04")
+    assert "cut or damaged" in refused(tmp_path, other[:extension])
+    assert len(frames(tmp_path, first + b"trailing")) == 1
+
+
+def test_a_picture_of_too_few_rows_is_refused(tmp_path: Path):
+    """A PNG whose stream ends after half of the rows, which Pillow leaves black; nor is a flipped bit read."""
+    rows = b"".join(b"\0" + row.tobytes() for row in NOISE[:12])
+    assert "cut or damaged" in refused(tmp_path, png(NOISE, 8, 0, rows=rows))
+    flipped = bytearray(png(NOISE, 8, 0))
+    flipped[60] ^= 1
+    assert "cannot read the image" in refused(tmp_path, bytes(flipped))
+
+
+@pytest.mark.parametrize("interlaced", range(1, 10))
+def test_interlaced_pictures_are_whole(interlaced: int, tmp_path: Path):
+    """Adam7 of any small size, of which some passes are empty."""
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    for width in range(1, 10):
+        pixels = NOISE[:interlaced, :width]
+        rows = b"".join(
+            b"\0" + row.tobytes()
+            for x, y, dx, dy in passes
+            for row in pixels[y::dy, x::dx]
+            if pixels[y::dy, x::dx].size
+        )
+        content = bytearray(png(pixels, 8, 0, rows=rows))
+        content[28] = 1
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+        np.testing.assert_array_equal(frames(tmp_path, bytes(content))[0], pixels)
+
+
+def test_pictures_without_pixels_are_refused(tmp_path: Path):
+    """A width or a height of zero is no picture, in any format."""
+    bitmap = bytearray(encoded(NOISE, "BMP"))
+    bitmap[18:22] = bytes(4)
+    page = tiff((RAMP[:0], {}))
+    for content in (bytes(bitmap), page, png(NOISE[:0], 8, 0), b"", b"\xff\xd8\xff\xd9"):
+        assert refused(tmp_path, content)
+
+
+def test_one_image_is_not_the_first_of_several(tmp_path: Path):
+    """Where a layout names one image a file, a film is refused."""
+    (tmp_path / "a.png").write_bytes(INTACT["film.png"])
+    with pytest.raises(UnusableFileError, match="holds 3 pages, not the 1"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["1", "2", "10"],
+        ["img1", "IMG2", "img10"],
+        ["f01", "f1", "f002", "f10"],
+        ["9" * 400, "1" + "0" * 400],
+        ["\N{ARABIC-INDIC DIGIT TWO}", "3", "\N{ARABIC-INDIC DIGIT ONE}0"],
+        ["\N{FULLWIDTH DIGIT TWO}", "\N{FULLWIDTH DIGIT ONE}1"],
+        ["v1f2", "v1f10", "v2f1"],
+        ["2025-9-30", "2025-10-1"],
+        ["e\N{COMBINING ACUTE ACCENT}2", "\N{LATIN SMALL LETTER E WITH ACUTE}10"],
+        ["0" * 5_000 + "1", "9" * 4_400],
+    ],
+)
+def test_names_are_in_natural_order(names: list[str]):
+    """Numbers count and not their digits, case or script; equal numbers keep one order, whichever came first."""
+    mixed = np.random.default_rng(0).permutation(names).tolist()
+    assert sorted(mixed, key=natural) == sorted(names, key=natural) == names
+
+
+@pytest.mark.parametrize(
+    ("names", "guess"),
+    [
+        (["1", "2", "10"], False),
+        (["IMG_1", "img_2"], False),
+        (["scan"], False),
+        (["left", "right"], True),
+        (["a1", "b1"], True),
+        (["a1", "b2"], True),
+        (["1", "01"], True),
+        (["visit1", "visit2_repeated"], True),
+        (["2026-01-31", "2026-02-01"], False),
+        (["31.01.2026", "01.02.2026"], True),
+        (["12-31-2026 1", "01-02-2027 1"], True),
+    ],
+)
+def test_an_order_that_is_a_guess_is_known(names: list[str], guess: bool):
+    """Names that words tell apart, or dates that begin with the day, do not say which is first."""
+    assert order_is_a_guess(names) is guess
