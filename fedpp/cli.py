@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import fedpp
-from fedpp.errors import FedppError
+from fedpp.errors import FedppError, UsageError
 from fedpp.texts import printable, suggestion
 from fedpp.values import Declared, Rule, hyphenated, is_hex, whole
 
@@ -110,7 +110,7 @@ class Program:
                 raise
             print(f"{called}: {printable(message)}", file=sys.stderr)
             forget_interruption()
-            return 1
+            return 2 if isinstance(error, UsageError) else 1
         return status
 
     def parsers(self, *loaded: str) -> tuple[Parser, Mapping[str, Parser]]:

@@ -4,6 +4,7 @@
 
     FedppError                  one line for the user: what, the value received, what to do
     ├── ConfigError             a setting is unknown, of the wrong type or out of range
+    │   └── UsageError          a choice must be made that only the user can make: a command ends with 2
     ├── KeyFileError            a key file is missing, damaged, or the passphrase is wrong
     ├── DomainMismatchError     two things of different key domains were put together
     ├── RawDataError            images or tables of the secret zone cannot be read
@@ -34,6 +35,10 @@ class FedppError(Exception):
 
 class ConfigError(FedppError):
     """A setting is unknown, of the wrong type or out of range."""
+
+
+class UsageError(ConfigError):
+    """A choice must be made that only the user can make, on the command line: a command ends with status 2."""
 
 
 class KeyFileError(FedppError):

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from unicodedata import decimal, normalize
 
@@ -47,6 +47,24 @@ def one_line(text: str) -> str:
     """Return a text as one line of printable characters, cut where it is long."""
     line = " ".join(text[: 2 * MAX_CHARACTERS].split())
     return "".join(character for character in line if character.isprintable())[:MAX_CHARACTERS]
+
+
+def short(text: str, longest: int) -> str:
+    """Return a text of at most so many characters, with an ellipsis in place of its end."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def either(names: Sequence[str], longest: int = 60) -> str:
+    """Return "a, b or c", with a count in place of the last names where it would be longer."""
+    if len(names) == 1:
+        return short(names[0], longest)
+    for shown in range(len(names), 0, -1):
+        rest = len(names) - shown
+        last = f"{rest} more" if rest else names[-1]
+        text = f"{', '.join(names[: shown if rest else shown - 1])} or {last}"
+        if len(text) <= longest:
+            return text
+    return f"{len(names)} classes"
 
 
 def suggestion(given: str, known: Iterable[str]) -> str:

@@ -50,6 +50,7 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
     raw, described = sequences_of(scenario, data, out)
     everything = [sequence for site in raw for sequence in site]
     classes = ClassMap.choose(everything, scenario.classes, scenario.negative, scenario.choices().findings)
+    raw = [classes.taken(site)[0] for site in raw]
     if not classes.classes:
         raise ConfigError("the data have no labels to train on: give them labels")
     passphrase_file = out / "passphrase"

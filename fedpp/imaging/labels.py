@@ -1,28 +1,34 @@
 """Class maps: from a hospital's labels to class numbers, or to the states of several findings."""
 
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
+from unicodedata import normalize
 
-from fedpp.errors import ConfigError, RawDataError
+from fedpp.errors import ConfigError, RawDataError, UsageError
 from fedpp.imaging.sequence import ImageSequence, Label
 from fedpp.protocol.counts import UNKNOWN
+from fedpp.texts import either, printable, suggestion
 
 Target = int | tuple[int, ...]  # the number of a class, 0 the negative one; or of each finding 1, 0 or UNKNOWN
 
 MAX_CLASSES = 32  # class names are public: a column of patients taken for labels must be refused
 NAMED = 8  # labels named in a message
+ABSENT = "no "  # before the name of a finding: the label of the sequences without it
+_NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")
 
 
 @dataclass(frozen=True)
 class ClassMap:
-    """Names of the classes by number, () for unlabelled data; with `negative`, that label against all others.
+    """Names of the classes by number, () for unlabelled data, and the labels of each: by default its name alone.
 
-    With `multi_label` each class is a finding.
+    Sequences with other labels are left out (`taken`). With `multi_label` each class is a finding.
     """
 
     classes: tuple[str, ...]
-    negative: str | None = None
+    labels: tuple[tuple[str, ...], ...] = ()
     multi_label: bool = False
 
     @classmethod
@@ -35,22 +41,28 @@ class ClassMap:
     ) -> Self:
         """Return the map that fits the sequences' labels.
 
-        `classes` lists the labels in order; `negative` names one against all the rest; with neither, the labels are
-        sorted. `findings` names the findings whose states are the labels of multi-label data. Raises `RawDataError`
-        where labels and classes do not fit, `ConfigError` for bad choices.
+        `classes` lists labels in order, each perhaps with a name (`0=healthy`); `negative` names one against all the
+        others, or against those of `classes`; with neither there must be two labels, and the first by name, or that
+        of an absent finding, is negative. `findings` names the findings whose states are the labels of multi-label
+        data. Raises `RawDataError` where labels and classes do not fit, `ConfigError` for bad choices, and `UsageError`
+        where there is a choice to be made.
         """
         labels = [sequence.label for sequence in sequences]
         chosen = classes is not None or negative is not None
         if any(isinstance(label, tuple) for label in labels):
             return cls._multi_label(labels, findings, chosen=chosen)
-        _check_choice(classes, negative)
-        names = sorted({label for label in labels if isinstance(label, str)})
-        if not names:
+        counts = Counter(label for label in labels if isinstance(label, str))
+        names = None if classes is None else _names(classes, counts)
+        if not counts:
             return cls._unlabelled(chosen=chosen)
         _require_all(labels)
+        if names is not None:
+            _require_listed(names, counts)
         if negative is not None:
-            return cls._against_the_rest(negative, names)
-        return cls._sorted(names) if classes is None else cls._listed(classes, names)
+            return cls._against_the_rest(
+                _written(negative), dict.fromkeys(sorted(counts), "") if names is None else names
+            )
+        return cls._of_two(counts) if names is None else cls(tuple(names.values()), tuple((label,) for label in names))
 
     @classmethod
     def _multi_label(cls, labels: list[Label | None], findings: tuple[str, ...], *, chosen: bool) -> Self:
@@ -66,24 +78,48 @@ class ClassMap:
         return cls(())
 
     @classmethod
-    def _against_the_rest(cls, negative: str, names: list[str]) -> Self:
+    def _against_the_rest(cls, negative: str, names: dict[str, str]) -> Self:
+        """Return one label against others, which are given with their names, "" for the usual one."""
+        others = tuple(label for label in names if label != negative)
         if negative not in names:
             raise RawDataError(f"no sequence has the negative label {negative!r}: labels are {_named(names)}")
-        return cls((negative, f"not {negative}"), negative)
+        if not others:
+            raise RawDataError(f"all sequences have the negative label {negative!r}: list the classes, negative first")
+        many = f"{len(others)} other labels"  # so many may be patients
+        positive = many if len(others) > MAX_CLASSES else either([names[label] or _name(label) for label in others])
+        return cls((names[negative] or _name(negative), positive), ((negative,), others))
 
     @classmethod
-    def _listed(cls, classes: tuple[str, ...], names: list[str]) -> Self:
-        if unknown := sorted(set(names) - set(classes)):
-            raise RawDataError(f"labels {_named(unknown)} are none of the classes {', '.join(classes)}")
-        return cls(classes)
+    def _of_two(cls, counts: Counter[str]) -> Self:
+        if len(counts) < 2:
+            raise RawDataError(f"all sequences have the label {next(iter(counts))!r}: name the classes, negative first")
+        if len(counts) > 2:
+            shown = f" are {_counted(counts)}" if len(counts) <= MAX_CLASSES else ""
+            raise UsageError(
+                f"{len(counts)} different labels{shown}: choose --negative LABEL, one against all others, or list "
+                "them, the negative one first: --classes LABEL,LABEL,..."
+            )
+        first, second = sorted(counts)
+        pair = (second, first) if second == ABSENT + first else (first, second)
+        return cls(tuple(map(_name, pair)), tuple((label,) for label in pair))
 
-    @classmethod
-    def _sorted(cls, names: list[str]) -> Self:
-        if len(names) < 2:
-            raise RawDataError(f"all sequences have the label {names[0]!r}: name the classes, negative first")
-        if len(names) > MAX_CLASSES:
-            raise RawDataError(f"there are {len(names)} different labels, more than {MAX_CLASSES}: name the classes")
-        return cls(tuple(names))
+    def taken(self, sequences: Sequence[ImageSequence]) -> tuple[list[ImageSequence], dict[str, int]]:
+        """Return the sequences that have a class, and how many are left out by label; raise if none has a class.
+
+        So many labels that they may name patients are counted together.
+        """
+        if not self.classes or self.multi_label:
+            return list(sequences), {}
+        known = {label for labels in self._labels for label in labels}
+        left_out = Counter(s.label for s in sequences if isinstance(s.label, str) and s.label not in known)
+        if len(left_out) > MAX_CLASSES:
+            left_out = Counter({f"{len(left_out)} other labels": left_out.total()})
+        taken = [s for s in sequences if not isinstance(s.label, str) or s.label in known]
+        return taken, {printable(str(label)): count for label, count in sorted(left_out.items(), key=str)}
+
+    @property
+    def _labels(self) -> tuple[tuple[str, ...], ...]:
+        return self.labels or tuple((name,) for name in self.classes)
 
     def target(self, label: Label | None) -> Target:
         """Return a label's training target; raise `RawDataError` for a label outside the map."""
@@ -97,11 +133,10 @@ class ClassMap:
 
     def number(self, label: Label | None) -> int:
         """Return a label's class number; raise `RawDataError` for a label outside the map."""
-        if isinstance(label, str) and self.negative is not None:
-            return int(label != self.negative)
-        if not isinstance(label, str) or label not in self.classes:
-            raise RawDataError(f"label {label!r} is none of the classes {', '.join(self.classes)}")
-        return self.classes.index(label)
+        for number, labels in enumerate(self._labels):
+            if label in labels:
+                return number
+        raise RawDataError(f"label {label!r} is none of the classes {', '.join(self.classes)}")
 
 
 def label_names(label: Label | None, findings: tuple[str, ...]) -> tuple[str, ...]:
@@ -111,13 +146,50 @@ def label_names(label: Label | None, findings: tuple[str, ...]) -> tuple[str, ..
     return tuple(name for name, state in zip(findings, label, strict=True) if state == "1")
 
 
-def _check_choice(classes: tuple[str, ...] | None, negative: str | None) -> None:
-    if classes is None:
-        return
-    if negative is not None:
-        raise ConfigError("classes and negative were both given: choose one of them")
-    if len(set(classes)) < max(2, len(classes)) or "" in classes:
+def label_of(states: tuple[str | None, ...], findings: tuple[str, ...]) -> Label | None:
+    """Return the label of the findings' states ("1", "0", None): of one finding its name, or that it is absent.
+
+    Of several findings it is their states, or None where none is known.
+    """
+    if len(states) > 1:
+        return None if set(states) == {None} else states
+    return None if states[0] is None else findings[0] if states[0] == "1" else ABSENT + findings[0]
+
+
+def _name(label: str) -> str:
+    """Return the name of a label's class: a number alone says nothing on a page of figures."""
+    return f"label {label}" if _NUMBER.fullmatch(label) else label
+
+
+def _names(classes: tuple[str, ...], known: Iterable[str]) -> dict[str, str]:
+    """Return the names of the listed labels, which may stand after `=`; raise `ConfigError` for bad ones."""
+    written = [_written(text) for text in classes]
+    listed = [(text, _name(text)) if "=" not in text or text in known else _pair(text) for text in written]
+    labels, names = ({pair[number] for pair in listed} for number in range(2))
+    if min(len(labels), len(names)) < max(2, len(classes)) or "" in labels | names:
         raise ConfigError(f"classes must be at least two different labels, got {', '.join(classes)!r}")
+    return dict(listed)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    label, _, name = text.partition("=")
+    return label.strip(), name.strip()
+
+
+def _written(text: str) -> str:
+    """Return a label as tables' labels are read."""
+    return " ".join(normalize("NFC", text).split())
+
+
+def _require_listed(names: Iterable[str], counts: Counter[str]) -> None:
+    """Raise `RawDataError` for a list that leaves out all sequences, or some by what looks like a mistyped label."""
+    others = sorted(set(counts) - set(names))
+    if len(others) == len(counts):
+        raise RawDataError(f"no sequence has one of the classes {', '.join(names)}: labels are {_named(others)}")
+    for absent in sorted(set(names) - set(counts)):
+        numbers = [label for label in others if _NUMBER.fullmatch(label) and _NUMBER.fullmatch(absent)]
+        if meant := suggestion(absent, others) or (numbers and f", but {_named(numbers)}"):
+            raise RawDataError(f"no sequence has the label {absent!r}{meant}: write labels as the data do")
 
 
 def _require_all(labels: list[Label | None]) -> None:
@@ -127,6 +199,11 @@ def _require_all(labels: list[Label | None]) -> None:
         )
 
 
-def _named(labels: list[str]) -> str:
-    shown = ", ".join(map(repr, labels[:NAMED]))
-    return shown if len(labels) <= NAMED else f"{shown} and {len(labels) - NAMED} more"
+def _named(labels: Iterable[str]) -> str:
+    shown = list(map(repr, labels))
+    more = f" and {len(shown) - NAMED} more" if len(shown) > NAMED else ""
+    return ", ".join(shown[:NAMED]) + more
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{label!r} {count}" for label, count in sorted(counts.items()))

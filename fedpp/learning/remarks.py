@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fedpp.learning.intervals import Estimate, estimates
 from fedpp.learning.metrics import Decisions, OperatingPoint, decisions
 from fedpp.protocol.counts import Counts
-from fedpp.texts import printable
+from fedpp.texts import either, printable, short
 
 FEW = 20  # examples of a kind: with fewer, an interval of their share is about 0.3 to 0.6 wide
 LONGEST_NAME = 60  # characters of a side in a sentence
@@ -17,20 +17,8 @@ LONGEST_NAME = 60  # characters of a side in a sentence
 def sides(classes: Sequence[str], *, finding: bool = False) -> tuple[str, str]:
     """Return the names of the negative and of the positive side; `classes` of a finding is its name alone."""
     if finding:
-        return _short(f"no {classes[0]}"), _short(classes[0])
-    return _short(classes[0]), either(classes[1:])
-
-
-def either(names: Sequence[str], longest: int = LONGEST_NAME) -> str:
-    """Return "a, b or c", with a count in place of the last names where it would be longer."""
-    for shown in range(len(names), 0, -1):
-        rest = len(names) - shown
-        last = f"{rest} more" if rest else names[shown - 1]
-        first = ", ".join(names[: shown if rest else shown - 1])
-        text = f"{first} or {last}" if first else last
-        if len(text) <= longest:
-            return text
-    return _short(names[0], longest) if len(names) == 1 else f"{len(names)} classes"
+        return short(f"no {classes[0]}", LONGEST_NAME), short(classes[0], LONGEST_NAME)
+    return short(classes[0], LONGEST_NAME), either(classes[1:], LONGEST_NAME)
 
 
 def remarks(
@@ -110,7 +98,3 @@ def _of_point(point: OperatingPoint, positive: str) -> list[str]:
             )
         ]
     return []
-
-
-def _short(name: str, longest: int = LONGEST_NAME) -> str:
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"

@@ -71,11 +71,12 @@ def prepare_study(settings: Settings, data: Path, folder: Path, note: Callable[[
     if not labelled:
         raise RawDataError(f"no sequence of {data} has a label, and the experiment needs them: {described}")
     class_map = ClassMap.choose(labelled, settings.classes, settings.negative)
+    unlabelled = len(predicted) - len(labelled)
+    labelled, others = class_map.taken(labelled)
     if settings.classes is None and settings.negative is None:
-        note(
-            f"positive means every label but {class_map.classes[0]!r}, the first in alphabetical order: --negative "
-            "names another, against all the rest"
-        )
+        note(f"negative is {class_map.classes[0]!r}, positive {class_map.classes[1]!r}: --negative chooses another")
+    if others:
+        note(f"{sum(others.values())} sequences are in no class and were left out")
     seed, dtype = settings.training.seed, settings.training.dtype
     domain = KeyDomain.of_secret(sha256(f"paper's experiment, seed {seed}".encode()).digest(), n=2)
     preparation = Preparation(dtype, settings.frames, settings.size, settings.size, settings.channels)
@@ -86,8 +87,7 @@ def prepare_study(settings: Settings, data: Path, folder: Path, note: Callable[[
     ordered = tuple(by_name[name] for name in dataset.ids(np.arange(len(dataset))))
     frames, valid = _plaintext(ordered, preparation)
     numbers = np.array([class_map.number(s.label) for s in ordered])
-    left_out = len(predicted) - len(labelled)
-    return Study(domain, dataset, described, class_map, ordered, frames, valid, numbers, left_out)
+    return Study(domain, dataset, described, class_map, ordered, frames, valid, numbers, unlabelled)
 
 
 def plan(settings: Settings, seed: int, number: int) -> SplitPlan:

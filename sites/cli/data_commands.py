@@ -11,11 +11,12 @@ from fedpp.config.hyperparameters import DTYPES, Dtype
 from fedpp.config.run_config import LAYOUTS
 from fedpp.config.task import GAPS, Gaps
 from fedpp.errors import ConfigError, RawDataError
-from fedpp.texts import printable
+from fedpp.texts import either, printable
 
 from .opening import PassphraseSource, add_domain, card_of, open_domain, show, trainers_dataset
 
 if TYPE_CHECKING:
+    from fedpp.imaging.labels import ClassMap
     from fedpp.imaging.readers.breakhis import Series
     from fedpp.imaging.readers.chexpert import Uncertain, Views
     from fedpp.imaging.readers.layout import Choices
@@ -99,9 +100,12 @@ def add_ingest_arguments(to: argparse.ArgumentParser) -> None:
     shape.add_argument(
         "--classes",
         type=lambda text: tuple(text.split(",")),
-        help="labels in order, with commas; the first is the negative class (default: by name)",
+        help="labels in order, with commas, the negative one first; each perhaps with a name, 0=healthy,1=tumour; "
+        "sequences of other labels are left out (default: the only two labels, by name)",
     )
-    shape.add_argument("--negative", help="negative label, against all the rest as one positive class")
+    shape.add_argument(
+        "--negative", help="negative label, against all others, or those of --classes, as one positive class"
+    )
     shape.add_argument(
         "--patch", type=natural, help="scheme more-frame: side of the mixed patches in pixels, 0 for rows (default: 2)"
     )
@@ -198,16 +202,14 @@ def ingest(
     if drop_unlabelled:
         sequences = _labelled(sequences)
     class_map = ClassMap.choose(sequences, classes, negative, choices.findings)
+    sequences, left_out = class_map.taken(sequences)
     summary = ingestion.ingest(sequences, out, domain=opened, class_map=class_map, settings=settings, progress=True)
     _note(recognised)
-    if class_map.classes and not class_map.multi_label and classes is None and negative is None:
-        _note(
-            f"the negative class is {class_map.classes[0]!r}, the first by name: --negative or --classes choose another"
-        )
+    _note_classes(class_map, left_out, chosen=classes is not None or negative is not None)
     _note_missing_classes(summary, plan)
     if few := EvaluationLimits().warning(summary.patients):
         _note(few)
-    show(summary.to_mapping(), as_json=as_json)
+    show({**summary.to_mapping(), "left_out": left_out}, as_json=as_json)
     return 0
 
 
@@ -274,6 +276,17 @@ def verify(*, dataset: Path, domain: Path | None, as_json: bool) -> int:
 def _note(line: str) -> None:
     """Print a line on stderr without control characters of file names and labels."""
     print(printable(line), file=sys.stderr)
+
+
+def _note_classes(class_map: "ClassMap", left_out: dict[str, int], *, chosen: bool) -> None:
+    """Print which class is negative and which positive, and how many sequences are in neither."""
+    if class_map.classes and not class_map.multi_label:
+        negative, *positive = map(repr, class_map.classes)
+        choose = "" if chosen else ": --negative or --classes choose another"
+        _note(f"the negative class is {negative}, positive is {either(positive)}{choose}")
+    if left_out:
+        counted = ", ".join(f"{label} {count}" for label, count in left_out.items())
+        _note(f"{sum(left_out.values())} sequences are in no class and were left out: {counted}")
 
 
 def _note_missing_classes(summary: "IngestSummary", plan: "SplitPlan") -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedpp.errors import ConfigError, RawDataError
+from fedpp.errors import ConfigError, RawDataError, UsageError
 from fedpp.imaging.labels import ClassMap, label_names
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.protocol.counts import UNKNOWN
@@ -12,11 +12,35 @@ def labelled(*labels: str | None) -> list[ImageSequence]:
     return [ImageSequence(str(i), f"secret{i}", label, ()) for i, label in enumerate(labels)]
 
 
-def test_labels_are_sorted_without_a_choice():
-    """With no choice, classes are the labels in the order of the alphabet."""
-    chosen = ClassMap.choose(labelled("b", "a", "b"), None, None)
-    assert chosen.classes == ("a", "b")
-    assert [chosen.number("a"), chosen.number("b")] == [0, 1]
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (("b", "a", "b"), ("a", "b")),
+        (("Edema", "no Edema"), ("no Edema", "Edema")),  # by name alone, the finding would be negative
+        (("nothing", "no"), ("no", "nothing")),
+        (("1", "0", "1"), ("label 0", "label 1")),
+        (("1,5", "-2.0"), ("label -2.0", "label 1,5")),
+    ],
+)
+def test_two_labels_need_no_choice(labels, classes):
+    """The first by name is negative, or the absence of a finding; a bare number is named as a label."""
+    chosen = ClassMap.choose(labelled(*labels), None, None)
+    assert chosen.classes == classes
+    assert {chosen.number(label) for label in labels} == {0, 1}
+    assert classes[chosen.number(labels[0])].endswith(labels[0])
+
+
+def test_more_labels_need_a_choice():
+    """Three labels and more end with the labels and their counts, and the two ways to choose."""
+    with pytest.raises(UsageError) as refused:
+        ClassMap.choose(labelled("b", "a", "b", "c"), None, None)
+    assert str(refused.value) == (
+        "3 different labels are 'a' 1, 'b' 2, 'c' 1: choose --negative LABEL, one against all others, or list them, "
+        "the negative one first: --classes LABEL,LABEL,..."
+    )
+    with pytest.raises(UsageError, match="33 different labels: choose") as many:
+        ClassMap.choose(labelled(*(f"patient {number}" for number in range(33))), None, None)
+    assert "patient" not in str(many.value)
 
 
 def test_a_list_gives_the_order():
@@ -25,11 +49,65 @@ def test_a_list_gives_the_order():
     assert [chosen.number(label) for label in "bac"] == [0, 1, 2]
 
 
-def test_one_label_stands_against_the_rest():
-    """With a negative, it is class 0 and all the others are class 1."""
-    chosen = ClassMap.choose(labelled("x", "Regular", "y"), None, "Regular")
-    assert chosen.classes == ("Regular", "not Regular")
-    assert [chosen.number(label) for label in ("Regular", "x", "y")] == [0, 1, 1]
+def test_a_list_leaves_other_labels_out():
+    """Sequences of labels that are not listed are counted, and have no class."""
+    sequences = labelled("b", "a", "x", "b", "y", "x")
+    chosen = ClassMap.choose(sequences, ("b", "a"), None)
+    assert chosen.taken(sequences) == ([sequences[0], sequences[1], sequences[3]], {"x": 2, "y": 1})
+    with pytest.raises(RawDataError, match="none of the classes"):
+        chosen.number("x")
+    many = labelled("b", "a", *(f"patient {number}" for number in range(33)))
+    assert chosen.taken(many) == (many[:2], {"33 other labels": 33})
+
+
+def test_a_list_may_name_its_labels():
+    """A name after a label is the class's; a label that holds the sign itself is meant as it stands."""
+    chosen = ClassMap.choose(labelled("0", "1", "2"), ("0=healthy", "1 = tumour"), None)
+    assert (chosen.classes, chosen.number("0"), chosen.number("1")) == (("healthy", "tumour"), 0, 1)
+    same = ClassMap.choose(labelled("T=1", "T=2"), ("T=1", "T=2"), None)
+    assert (same.classes, same.number("T=2")) == (("T=1", "T=2"), 1)
+    assert ClassMap.choose(labelled("0", "1", "2"), ("0=healthy", "1=a", "2=b"), "0").classes == ("healthy", "a or b")
+
+
+def test_a_choice_is_read_as_tables_are():
+    """Blanks and Unicode forms of a choice are those of a label in a table."""
+    composed = ClassMap.choose(labelled("e\u0301tat"[1:], "a  b"), None, None)
+    assert composed.classes == tuple(sorted(("\u0301tat", "a  b")))
+    chosen = ClassMap.choose(labelled("\u00e9tat", "a b"), ("  a  b", "e\u0301tat "), None)
+    assert [chosen.number("a b"), chosen.number("\u00e9tat")] == [0, 1]
+    assert ClassMap.choose(labelled("a b", "c"), None, " a  b ").number("a b") == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "names"),
+    [
+        (("x", "Regular", "y"), None, ("Regular", "x or y")),
+        (("x", "Regular"), None, ("Regular", "x")),
+        (("0", "1", "2"), None, ("label 0", "label 1 or label 2")),
+        (("x", "Regular", "y", "z"), ("Regular", "y", "x"), ("Regular", "y or x")),
+        (("x", "Regular"), ("Regular", "y", "x"), ("Regular", "y or x")),  # as another site that has y
+        (
+            tuple(f"finding {n}" for n in range(9)),
+            None,
+            ("finding 0", f"{', '.join(f'finding {n}' for n in (1, 2, 3, 4))}"),
+        ),
+    ],
+)
+def test_one_label_stands_against_the_rest(labels, classes, names):
+    """With a negative, it is class 0 and the others are class 1, which names them in at most 60 characters."""
+    negative = next(label for label in labels if label in {"Regular", "0", "finding 0"})
+    chosen = ClassMap.choose(labelled(*labels), classes, negative)
+    assert chosen.classes == names or (chosen.classes[0], chosen.classes[1][: len(names[1])]) == names
+    assert len(chosen.classes[1]) <= 60
+    assert [chosen.number(label) for label in labels if label != "z"] == [
+        int(label != negative) for label in labels if label != "z"
+    ]
+
+
+def test_very_many_other_labels_are_not_named():
+    """Where there are so many labels that they may be patients, their number is the name."""
+    chosen = ClassMap.choose(labelled("well", *(f"patient {number}" for number in range(33))), None, "well")
+    assert chosen.classes == ("well", "33 other labels")
 
 
 def test_unlabelled_data_have_no_classes():
@@ -44,12 +122,15 @@ def test_unlabelled_data_have_no_classes():
         ((None, None), ("a", "b"), None, RawDataError, "no sequence has a label"),
         ((None, None), None, "a", RawDataError, "no sequence has a label"),
         (("a", "b"), None, "c", RawDataError, "no sequence has the negative label 'c': labels are 'a', 'b'"),
-        (("a", "b"), ("a", "c"), None, RawDataError, "labels 'b' are none of the classes a, c"),
+        (("a", "b"), ("c", "d"), None, RawDataError, "no sequence has one of the classes c, d: labels are 'a', 'b'"),
+        (("benign", "malignant"), ("benign", "malignat"), None, RawDataError, "'malignat', did you mean malignant?"),
+        (("0", "1"), ("0", "1.0"), None, RawDataError, "no sequence has the label '1.0', but '1'"),
+        (("a", "a"), None, "a", RawDataError, "all sequences have the negative label 'a'"),
         (("a", "a"), None, None, RawDataError, "all sequences have the label 'a'"),
-        (tuple(map(str, range(33))), None, None, RawDataError, "there are 33 different labels, more than 32"),
-        (("a", "b"), ("a", "b"), "a", ConfigError, "choose one of them"),
         (("a", "b"), ("a",), None, ConfigError, "at least two"),
         (("a", "b"), ("a", "a"), None, ConfigError, "at least two"),
+        (("a", "b"), ("a=x", "b=x"), None, ConfigError, "at least two"),
+        (("a", "b"), ("a=", "b"), None, ConfigError, "at least two"),
     ],
 )
 def test_what_does_not_fit_is_refused(labels, classes, negative, error, message):
@@ -65,7 +146,7 @@ def test_a_label_outside_the_map_is_refused(label):
     with pytest.raises(RawDataError, match="none of the classes"):
         ClassMap(("a", "b")).number(label)
     with pytest.raises(RawDataError, match="none of the classes"):
-        ClassMap(("Regular", "not Regular"), "Regular").number(None)
+        ClassMap(("Regular", "x or y"), (("Regular",), ("x", "y"))).number(label)
 
 
 FINDINGS = ("Edema", "Fracture")
@@ -86,7 +167,7 @@ def test_findings_become_states():
 def test_one_label_is_no_finding():
     """Where labels are single, names of findings change nothing."""
     chosen = ClassMap.choose(labelled("b", "a"), None, None, FINDINGS)
-    assert (chosen, chosen.target("b")) == (ClassMap(("a", "b")), 1)
+    assert (chosen, chosen.target("b")) == (ClassMap(("a", "b"), (("a",), ("b",))), 1)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ import pytest
 
 from fedpp.learning.intervals import area
 from fedpp.learning.metrics import Decisions, OperatingPoint, count, presence
-from fedpp.learning.remarks import either, remarks, sides
+from fedpp.learning.remarks import remarks, sides
 from fedpp.protocol.counts import Counts
+from fedpp.texts import either
 
 CLASSES = ("no Edema", "Edema")
 NO_BETTER = "the model decides no better than one answer for all; it is right in {}, and one answer for all in {}"

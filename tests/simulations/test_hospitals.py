@@ -73,7 +73,10 @@ def test_each_folder_is_a_hospital(chexpert: Path, tmp_path: Path):
         visits = sum(VISITS[patient % 3] for patient in patients) - (SILENT[0] in patients)
         assert len(raw) == len(dataset) == sum(dataset.counts().values()) == visits
         assert sum(dataset.patients().values()) == len(patients)
-        assert (dataset.manifest.classes, dataset.manifest.gaps) == (("0", "1"), "none")
+        assert (dataset.manifest.classes, dataset.manifest.gaps) == (
+            ("no Pleural Effusion", "Pleural Effusion"),
+            "none",
+        )
 
 
 @pytest.mark.parametrize("seed", [0, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 3, 4, 5))])
@@ -131,7 +134,7 @@ def test_gaps_are_kept_where_times_are_known(chexpert: Path, tmp_path: Path, gap
         images = sorted((dated / hospital).rglob("*.png"))
         rows = [f"{i.relative_to(dated / hospital)},{i.parts[-3]},{i.parts[-2][-1]},{i.parts[-2][-1]}" for i in images]
         (dated / hospital / "manifest.csv").write_text("\n".join(["path,patient,time,label", *rows]) + "\n")
-    made = of_folders(dated, tmp_path / "out", gaps=gaps, predict="visit")
+    made = of_folders(dated, tmp_path / "out", gaps=gaps, predict="visit", negative="1")
     assert {EncryptedDataset.open(site.dataset).manifest.gaps for site in made.sites} == {gaps}
 
 

@@ -43,7 +43,6 @@ two-sites: accepted
 reporting: per-site
 rounds: 1
 hospitals: [north, south]
-classes: ["0", "1"]
 predict: visit
 frames: 3
 size: 8
@@ -60,7 +59,7 @@ local-baseline: true
 
 
 FINDINGS = (
-    VISITS.replace('classes: ["0", "1"]\n', "target: [Consolidation, Pleural Effusion]\ncolour: true\n")
+    VISITS.replace("predict: visit\n", "predict: visit\ntarget: [Consolidation, Pleural Effusion]\ncolour: true\n")
     .replace("local-baseline: true\n", "sensitivity: 0.8\n")
     .replace("rounds: 1", "rounds: 2")
 )

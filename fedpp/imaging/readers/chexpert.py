@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from fedpp.errors import ConfigError, RawDataError, UnusableFileError
 from fedpp.imaging.images import read_image
+from fedpp.imaging.labels import label_of
 from fedpp.imaging.readers.folders import files_in
 from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Label, Refuse, last_known, refuse
@@ -77,10 +78,11 @@ def read_chexpert(
 ) -> list[ImageSequence]:
     """Return one sequence for each patient: the studies ordered by number, labelled by the finding `target`.
 
-    A frame's label is "1", "0", or None where the finding is blank; `uncertain` sets what -1 becomes. A sequence's
-    label is the last one known. With several findings, a label is the tuple of their states, or None where none is
-    known, and a sequence's label holds the last known state of each. `views` chooses a study's frames: its first
-    frontal one (a study without one is excluded), its first one, or all. A missing file goes to `refuse`, and is
+    A frame's label is the finding's name where it is present, "no " and its name where it is absent, and None where it
+    is blank; `uncertain` sets what -1 becomes. A sequence's label is the last one known. With several findings, a label
+    is the tuple of their states, or None where none is known, and a sequence's label holds the last known state of
+    each. `views` chooses a study's frames: its first frontal one (a study without one is excluded), its first one, or
+    all. A missing file goes to `refuse`, and is
     skipped if that returns. Raises `ConfigError` for an unknown choice, `RawDataError` for tables that do not fit.
     """
     findings = findings_of(target)
@@ -147,7 +149,7 @@ def _view(
         raise RawDataError(f"{where}: Frontal/Lateral must be Frontal or Lateral")
     frontal = row["Frontal/Lateral"] == "Frontal"
     states = tuple(_state(where, finding, row[finding], uncertain) for finding in findings)
-    label = states[0] if len(states) == 1 else None if set(states) == {None} else states
+    label = label_of(states, findings)
     return patient, _View(int(study), int(number), _file(root, where, row["Path"]), frontal, label)
 
 

@@ -167,7 +167,8 @@ def _chexpert(raw: Path, choices: Choices, refuse: Refuse) -> Read:
     counts = [Counter(state for state in states if state is not None) for states in by_finding]
     counted = [", ".join(f"{state} in {count}" for state, count in sorted(states.items())) for states in counts]
     by_name = zip_longest(choices.findings, counted)  # nothing was counted if none is known
-    remark = "; ".join(f"{finding} by image: {states or 'no label'}" for finding, states in by_name)
+    names = {choices.findings[0]: ""} if len(choices.findings) == 1 else {}  # of which the labels are the name already
+    remark = "; ".join(f"{names.get(name, f'{name} ')}by image: {states or 'no label'}" for name, states in by_name)
     return sequences, "CheXpert, by the header of its table", remark
 
 

@@ -14,7 +14,8 @@ from fedpp.imaging.visits import by_visit
 
 XRAYS = DATA / "chexpert_layout"
 HEADER = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
-EFFUSION = HEADER.index("Pleural Effusion")
+COLUMN = HEADER.index("Pleural Effusion")
+PRESENT, ABSENT = "Pleural Effusion", "no Pleural Effusion"
 
 Row = tuple[str, str]  # a path, and the finding
 
@@ -28,7 +29,7 @@ def write_table(table: Path, *rows: Row) -> None:
         for path, finding in rows:
             view = "Lateral" if "lateral" in path else "Frontal"
             cells = [path, "Female", "57", view, "AP", *[""] * len(FINDINGS)]
-            cells[EFFUSION] = finding
+            cells[COLUMN] = finding
             writer.writerow(cells)
 
 
@@ -55,7 +56,10 @@ def test_the_real_sites_are_read(site: str, patients: int, frames: int, positive
     sequences = read_chexpert(XRAYS / site)
     assert len(sequences) == len({s.patient for s in sequences}) == patients
     assert sum(len(s.frames) for s in sequences) == frames
-    assert Counter(label for s in sequences for label in s.labels or ()) == {"1": positive, "0": frames - positive}
+    assert Counter(label for s in sequences for label in s.labels or ()) == {
+        PRESENT: positive,
+        ABSENT: frames - positive,
+    }
     assert max(len(s.frames) for s in sequences) == longest
     assert all(s.label == (s.labels or ())[-1] for s in sequences)
     assert {frame.shape for s in sequences for frame in s.frames} == {(size, size)}
@@ -71,14 +75,14 @@ def test_studies_and_views_are_in_the_order_of_their_numbers(tmp_path: Path, vie
     assert (sequence.id, sequence.patient, sequence.times) == ("studies", "patient7", None)
 
 
-@pytest.mark.parametrize(("uncertain", "expected"), [("ones", "1"), ("zeros", "0"), ("ignore", None)])
+@pytest.mark.parametrize(("uncertain", "expected"), [("ones", PRESENT), ("zeros", ABSENT), ("ignore", None)])
 def test_findings_become_labels(tmp_path: Path, uncertain, expected: str | None):
     """1 and 0 are known, blank is not, and -1 is what was chosen; the label is the last one known."""
     findings = ("1.0", "1", " 0.0 ", "", "-1.0", "-1", "")
     write(tmp_path, *((f"patient1/study{n}/view1_frontal.png", finding) for n, finding in enumerate(findings)))
     (sequence,) = read_chexpert(tmp_path, uncertain=uncertain)
-    assert sequence.labels == ("1", "1", "0", None, expected, expected, None)
-    assert sequence.label == (expected or "0")
+    assert sequence.labels == (PRESENT, PRESENT, ABSENT, None, expected, expected, None)
+    assert sequence.label == (expected or ABSENT)
 
 
 def test_a_patient_without_a_known_finding_has_no_label(tmp_path: Path):
@@ -87,7 +91,7 @@ def test_a_patient_without_a_known_finding_has_no_label(tmp_path: Path):
     assert read_chexpert(tmp_path)[0].label is None
     text = (tmp_path / "train.csv").read_text()
     (tmp_path / "train.csv").write_text(text.replace("AP,", "AP,1"))
-    assert read_chexpert(tmp_path, target="No Finding")[0].label == "1"
+    assert read_chexpert(tmp_path, target="No Finding")[0].label == "No Finding"
 
 
 def test_a_patient_without_a_frontal_view_is_left_out(tmp_path: Path):
@@ -118,7 +122,10 @@ def test_all_tables_are_read(tmp_path: Path):
     write_table(tmp_path / "train.csv", rows[0])
     write_table(tmp_path / "valid.csv", rows[1])
     (tmp_path / "other.csv").write_text("Path,Age\nx,1\n")
-    assert [(s.patient, s.label) for s in read_chexpert(tmp_path)] == [("patient0", "0"), ("patient1", "1")]
+    assert [(s.patient, s.label) for s in read_chexpert(tmp_path)] == [
+        ("patient0", ABSENT),
+        ("patient1", PRESENT),
+    ]
     write_table(tmp_path / "again.csv", rows[1])
     message = r"valid.csv, line 2 and .*again.csv, line 2 name the same file"
     with refused_in_one_line(message, hidden="patient", besides=str(tmp_path)):
@@ -212,7 +219,7 @@ def test_a_missing_file_is_refused_and_skipped(tmp_path: Path):
         (tmp_path / rows[gone][0]).unlink()
     refusals: list[str] = []
     (sequence,) = read_chexpert(tmp_path, refuse=lambda path, error: refusals.append(f"{path} {error}"))
-    assert (sequence.patient, values(sequence.frames), sequence.labels) == ("patient1", [2, 3], ("0", "1"))
+    assert (sequence.patient, values(sequence.frames), sequence.labels) == ("patient1", [2, 3], (ABSENT, PRESENT))
     assert [line.split()[0] for line in refusals] == [str(tmp_path / rows[gone][0]) for gone in (0, 3)]
     assert "line 2: Path names no file" in refusals[0]
     write_table(tmp_path / "train.csv", rows[0])

@@ -104,8 +104,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path):
         (
             "chexpert_layout/site_a",
             (
-                "CheXpert, by the header of its table: 264 sequences of 264 patients, 993 frames, labels: 0 238, 1 26; "
-                "Pleural Effusion by image: 0 in 826, 1 in 167"
+                "CheXpert, by the header of its table: 264 sequences of 264 patients, 993 frames, labels: "
+                "Pleural Effusion 26, no Pleural Effusion 238; by image: Pleural Effusion in 167, no Pleural Effusion "
+                "in 826"
             ),
         ),
         (
@@ -125,7 +126,7 @@ def test_real_layouts_are_recognised(folder: str, recognised: str):
 def test_choices_reach_the_reader():
     """Another finding gives other labels, and whole slides fewer sequences."""
     edema = read_sequences(DATA / "chexpert_layout" / "site_a", "chexpert", Choices(target="Edema"))[1]
-    assert edema.endswith("Edema by image: 0 in 964, 1 in 29")
+    assert edema.endswith("by image: Edema in 29, no Edema in 964")
     assert len(read_sequences(DATA / "breakhis_layout", "auto", Choices(series="slide"))[0]) == 46
 
 

@@ -81,7 +81,7 @@ def test_too_many_folds_are_refused(study: Study):
 
 
 def test_the_positive_class_is_reported_before_encryption(tmp_path: Path):
-    """Without a chosen negative label or classes, a line says which label is negative by its order."""
+    """Without a chosen negative label or classes, a line says which label is negative and which positive."""
     write_frames(tmp_path / "raw")
     noted: dict[str, list[tuple[str, bool]]] = {}
     for name, settings in {"chosen": SETTINGS, "sorted": SETTINGS.changed(negative=None)}.items():
@@ -93,7 +93,7 @@ def test_the_positive_class_is_reported_before_encryption(tmp_path: Path):
         prepare_study(settings, tmp_path / "raw", folder, note)
     (described,), (again, positive) = noted["chosen"], noted["sorted"]
     assert described == again
-    assert positive[0].startswith("positive means every label but 'ill', the first in alphabetical order: --negative")
+    assert positive[0] == "negative is 'ill', positive 'well': --negative chooses another"
     assert not any(encrypted for _, encrypted in noted["sorted"])
 
 

@@ -19,6 +19,7 @@ from hospital import error_of, found, keys, site, site_process
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from raw_images import write_images
 
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.imaging.readers.dicom_folder import is_dicom
@@ -98,10 +99,33 @@ def test_no_identifier_of_the_real_sets_leaves_the_secret_zone(folder: Path, tmp
         out = tmp_path / str(number)
         summary = ingested(folder, raw, out, *SMALL, "--at-rest" if number == 4 else "--gaps=none", *options)
         everything = b"".join(content(out).values())
-        wanted = identifiers(raw) - {*summary["classes"], "train", "labels"}  # the last are words of the format, too
+        public = (*summary["classes"], "train", "labels")  # names of classes name labels; words of the format, too
+        wanted = {text for text in identifiers(raw) if not any(text in name for name in public)}
         wanted |= {"PHANTOM", "Phantom", "20210104"}
         assert len(wanted) > 20
         assert {text for text in wanted if text.encode() in everything} == set()
+
+
+def test_three_labels_need_a_choice_and_a_list_leaves_some_out(folder: Path, tmp_path: Path):
+    """Without a choice, status 2 and the counts; a list counts what it leaves out; the positive side has a name."""
+    raw, labels = tmp_path / "raw", ["well", "ill", "sick", "well"] * 3
+    write_images(raw, *(f"p{number}/1.png" for number in range(12)))
+    rows = [f"p{number},{label}" for number, label in enumerate(labels)]
+    (raw / "labels.csv").write_text("\n".join(["patient,label", *rows]) + "\n")
+    refused = site("ingest", raw, *keys(folder), "--out", tmp_path / "none", *SMALL, check=2)
+    (line,) = refused.stderr.splitlines()
+    assert "3 different labels are 'ill' 3, 'sick' 3, 'well' 6: choose --negative LABEL" in line
+    assert not (tmp_path / "none").exists()
+    against = ingested(folder, raw, tmp_path / "against", *SMALL, "--negative", "well")
+    assert (against["classes"], against["left_out"]) == ({"well": 6, "ill or sick": 6}, {})
+    out = ("--out", tmp_path / "listed")
+    done = site("ingest", raw, *keys(folder), *out, *SMALL, "--classes", "well=Well,ill", "--json")
+    listed = json.loads(done.stdout)
+    assert (listed["classes"], listed["left_out"]) == ({"Well": 6, "ill": 3}, {"sick": 3})
+    assert sum(EncryptedDataset.open(tmp_path / "listed").counts().values()) == 9
+    notes = done.stderr.splitlines()
+    assert "the negative class is 'Well', positive is 'ill'" in notes
+    assert "3 sequences are in no class and were left out: sick 3" in notes
 
 
 def identifiers(raw: Path) -> set[str]:

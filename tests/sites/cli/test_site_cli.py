@@ -60,13 +60,16 @@ def test_visits_of_x_rays_are_predicted(folder: Path):
     histories = [s.labels for s in read_sequences(raw)[0]]
     expected = [labels[last] for labels in histories for last in range(len(labels) - 1, 0, -2)]
     assert sum(summary["sequences"].values()) == len(expected)
-    assert summary["classes"] == {"0": expected.count("0"), "1": expected.count("1")}
+    assert summary["classes"] == {name: expected.count(name) for name in ("no Pleural Effusion", "Pleural Effusion")}
     recognised, note = done.stderr.splitlines()
     assert recognised.startswith("CheXpert, by the header of its table")
-    assert note == "the negative class is '0', the first by name: --negative or --classes choose another"
+    assert note == (
+        "the negative class is 'no Pleural Effusion', positive is 'Pleural Effusion': --negative or --classes choose "
+        "another"
+    )
     whole = site("ingest", raw, *keys(folder), "--out", folder / "edema", "--size", 8, "--target", "Edema", "--json")
     edema = [s.label for s in read_sequences(raw, "chexpert", Choices(target="Edema"))[0]]
-    assert json.loads(whole.stdout)["classes"] == {"0": edema.count("0"), "1": edema.count("1")}
+    assert json.loads(whole.stdout)["classes"] == {name: edema.count(name) for name in ("no Edema", "Edema")}
     longer = ("--predict", "visit", "--window", 99, "--min-length", 99, "--out", folder / "none")
     none = error_of("ingest", raw, *keys(folder), *longer)
     assert "none has 99 visits or more, of which the newest is labelled; lower --min-length" in none
