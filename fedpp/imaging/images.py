@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import COMPRESSION as _COMPRESSION
+from PIL.TiffImagePlugin import TiffImageFile
 
 from fedpp.errors import UnusableFileError
 from fedpp.imaging.image_pages import check_count, mpo_pages, tiff_pages
 from fedpp.imaging.image_values import Depth, depth_of, grey_or_colour
 from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import DecodedLater, Frame
-from fedpp.imaging.whole_files import is_whole_gif, is_whole_png
-from fedpp.imaging.whole_jpeg import is_whole_jpeg
+from fedpp.imaging.whole_files import is_whole
 
 # fmt: off
 SUFFIXES = frozenset((
@@ -39,8 +40,7 @@ MAX_PAGES = 5_000  # of a file: a header may claim any number, and Pillow takes 
 MAX_PIXELS = 64_000_000  # of a frame: a header may claim any size
 MAX_SCANS = 50  # of a JPEG: each decodes all of its pixels; usual are 10 at most
 JPEG_SCAN = b"\xff\xda"  # ITU-T T.81, table B.1: SOS, which does not occur within a scan
-_JPEGS = ("JPEG", "MPO")
-_WHOLE = {"JPEG": is_whole_jpeg, "MPO": is_whole_jpeg, "PNG": is_whole_png, "GIF": is_whole_gif}
+_LEFT_OUT = (6, 34925)  # TIFF's compressions whose decoders do not say that data are damaged: old JPEG, LZMA
 # what decoders raise on damaged files
 DAMAGE = (
     Image.DecompressionBombError,
@@ -94,11 +94,14 @@ def read_pages(file: Path, count: int, *, colour: bool = False) -> Sequence[Fram
         if len(pages) != count:
             message = f"{file} holds {len(pages)} pages, not the {count} of its header or of its layout: is it damaged?"
             raise UnusableFileError(message, Reason.DAMAGED)
+        image.seek(pages[0])
         _check_whole(file, image, content)
 
     def page(number: int) -> Frame:
         with _named(file):
             image.seek(pages[number])
+            if number > 0 and image.format == "TIFF":  # whose pages have streams of their own
+                _check_whole(file, image, content)
             return _values(file, image, colour=colour)
 
     return [page(0)] if count == 1 else DecodedLater(count, page)
@@ -157,12 +160,12 @@ def _check_size(file: Path, image: Image.Image) -> None:
 
 
 def _check_whole(file: Path, image: Image.Image, content: bytes) -> None:
-    """Raise `UnusableFileError` for a file that was cut where Pillow does not notice."""
-    kind = image.format or ""
-    if kind in _JPEGS and content.count(JPEG_SCAN) > MAX_SCANS:
+    """Raise `UnusableFileError` for a page that was cut where Pillow does not notice, or would not."""
+    if image.format in {"JPEG", "MPO"} and content.count(JPEG_SCAN) > MAX_SCANS:
         raise UnusableFileError(f"{file} is a JPEG of more than {MAX_SCANS} scans: is it damaged?", Reason.DAMAGED)
-    is_whole = _WHOLE.get(kind)
-    if is_whole is not None and not is_whole(content):
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(_COMPRESSION) in _LEFT_OUT:
+        raise UnusableFileError(f"{file} is compressed as old JPEG or LZMA: save it as LZW", Reason.NO_DECODER)
+    if not is_whole(content, image):
         message = f"cannot read the image {file}: it was cut or damaged, get the whole file again"
         raise UnusableFileError(message, Reason.DAMAGED)
 

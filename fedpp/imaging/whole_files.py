@@ -1,8 +1,23 @@
-"""Wholeness of PNG and GIF files: Pillow leaves rows black, or frames away, of some that end too early."""
+"""Wholeness of image files: Pillow leaves rows black or grey, or frames away, of some that end too early."""
 
 import struct
 import zlib
 from collections.abc import Iterator
+from io import BytesIO
+
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import (
+    COMPRESSION,
+    JPEGTABLES,
+    STRIPBYTECOUNTS,
+    STRIPOFFSETS,
+    TILEBYTECOUNTS,
+    TILEOFFSETS,
+    TiffImageFile,
+)
+
+from fedpp.imaging.whole_jpeg import is_whole_jpeg
 
 _PNG_HEADER, _PNG_CHUNK = 8, struct.Struct(">I4s")
 _CHECKED = (b"tRNS", b"acTL", b"fcTL", b"fdAT", b"eXIf")  # beside the critical chunks, whose names are capital
@@ -10,6 +25,28 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of PNG's colour types
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # Adam7
 _PLAIN = ((0, 0, 1, 1),)
 _GIF_HEADER, _GIF_EXTENSION, _GIF_IMAGE, _GIF_END = 13, 0x21, 0x2C, 0x3B
+# of TIFF: a compression, and the tags of places and lengths of strips and tiles
+_JPEG, _PARTS = 7, ((STRIPOFFSETS, STRIPBYTECOUNTS), (TILEOFFSETS, TILEBYTECOUNTS))
+
+
+def is_whole(content: bytes, image: Image.Image) -> bool:
+    """Tell whether a file holds all of its current page, or all of its pages; `image` is opened from its content."""
+    if image.format in {"JPEG", "MPO"}:
+        return is_whole_jpeg(content, image)
+    if isinstance(image, TiffImageFile):
+        return is_whole_tiff_page(content, image)
+    return {"PNG": is_whole_png, "GIF": is_whole_gif}.get(image.format or "", bool)(content)
+
+
+def is_whole_tiff_page(content: bytes, image: TiffImageFile) -> bool:
+    """Tell whether all strips or tiles of a page are whole, if they are JPEG streams; Pillow checks others."""
+    tags = image.tag_v2
+    if tags.get(COMPRESSION) != _JPEG:
+        return True
+    tables = tags.get(JPEGTABLES, b"")[:-2]
+    parts = [part for kinds in _PARTS for part in zip(*(tags.get(kind, ()) for kind in kinds), strict=True)]
+    streams = (content[offset : offset + length] for offset, length in parts)
+    return all(_is_whole_part(tables + stream[2:] if tables else stream, image) for stream in streams)
 
 
 def is_whole_png(content: bytes) -> bool:
@@ -42,6 +79,12 @@ def is_whole_gif(content: bytes) -> bool:
         else:
             return False
     return at < len(content)
+
+
+def _is_whole_part(stream: bytes, page: TiffImageFile) -> bool:
+    part = JpegImageFile(BytesIO(stream))
+    rounded = (page.width + 256) * (page.height + 256)  # tiles go beyond the page
+    return part.width * part.height <= rounded and is_whole_jpeg(stream, part)
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # between segments, and the first one after a scan's data
@@ -33,15 +34,15 @@ class _Jpeg:
     ended: bool = False
 
 
-def is_whole_jpeg(content: bytes) -> bool:
-    """Tell whether a decodable JPEG file holds all of its first picture."""
+def is_whole_jpeg(content: bytes, image: Image.Image) -> bool:
+    """Tell whether a decodable JPEG file holds all of its first picture, which is opened."""
     jpeg = _parsed(content)
     coefficients = [(component, number) for component in jpeg.sampling for number in range(64)]
     if not (jpeg.complete and jpeg.ended) or any(jpeg.precision.get(key) != 0 for key in coefficients):
         return False
     pieces = [content[begin:end] for begin, end in zip([0, *jpeg.ends], [*jpeg.ends, len(content)], strict=True)]
     try:
-        return JpegImageFile(BytesIO(_JUNK.join(pieces))).tobytes() == JpegImageFile(BytesIO(content)).tobytes()
+        return JpegImageFile(BytesIO(_JUNK.join(pieces))).tobytes() == image.tobytes()
     except OSError:
         return False
 

@@ -363,6 +363,20 @@ def test_a_cut_file_is_refused(name: str, end: bytes, tmp_path: Path):
     assert refusals >= 38
 
 
+@pytest.mark.parametrize("form", ["jpeg", "lzma"])
+def test_a_cut_strip_of_a_tiff_is_refused(form: str, tmp_path: Path):
+    """JPEG inside a TIFF that ends too early; a compression whose decoder does not notice is not read."""
+    content = encoded(COLOURS, "TIFF", compression=form)
+    with Image.open(io.BytesIO(content)) as image:
+        (begin,), (length,) = image.tag_v2[273], image.tag_v2[279]
+    if form == "jpeg":
+        assert np.corrcoef(frames(tmp_path, content)[0].ravel(), luma(COLOURS).ravel())[0, 1] > 0.8
+    for part in (0.4, 0.7, 0.95):
+        place = begin + int(length * part)
+        rest = (b"\xff\xd9" if form == "jpeg" else b"").ljust(begin + length - place, b"\0")
+        assert refused(tmp_path, content[:place] + rest + content[begin + length :])
+
+
 def test_a_film_that_ends_between_two_frames_is_refused(tmp_path: Path):
     """A GIF goes on to its end mark."""
     first, other = encoded(NOISE, "GIF"), INTACT["film.gif"]
