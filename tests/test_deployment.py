@@ -10,9 +10,10 @@ import tomllib
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ from fedpp.cipher.evaluation_key import EvaluationKey
 from fedpp.config.run_config import SiteConfig
 from fedpp.keys import key_store
 from fedpp.keys.passphrase import from_file
-from fedpp.learning.metrics import metrics
+from fedpp.learning.metrics import Metrics, metrics
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.processes import free_port
 from fedpp.protocol.certified_model import CertifiedModel
@@ -114,6 +115,11 @@ def found_a_domain(east: Hospital, west: Hospital) -> None:
     carry(post / "west.invitation", post / "west.invitation")
     identity = ("--identity", west.folder / "secret" / "identity", "--phrase", phrase)
     west.secret("accept", post / "west.invitation", *identity, "--out", west.domain(1))
+
+
+def figures_of(printed: dict[str, Any]) -> dict[str, float | None]:
+    """Return the figures among what a command printed of a test."""
+    return {field.name: printed[field.name] for field in fields(Metrics)}
 
 
 def phrase_of(printed: str) -> str:
@@ -220,9 +226,7 @@ def controls(d: Deployment) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def seen(
-    deployment: Deployment, canaries: Mapping[str, bytes]
-) -> tuple[FederationRecord, dict[str, float | None], Watch]:
+def seen(deployment: Deployment, canaries: Mapping[str, bytes]) -> tuple[FederationRecord, dict[str, Any], Watch]:
     """Return the first federation, its printed metrics, and the findings in its ClientApps' memory."""
     settings = [text for name, value in SETTINGS.items() for text in ("--set", f"{name}={value}")]
     out = deployment.folder / 'out "1" it\'s'
@@ -251,8 +255,8 @@ def parent(process: int) -> int:
 
 @pytest.fixture(scope="module")
 def trained(
-    seen: tuple[FederationRecord, dict[str, float | None], Watch],
-) -> tuple[FederationRecord, dict[str, float | None]]:
+    seen: tuple[FederationRecord, dict[str, Any], Watch],
+) -> tuple[FederationRecord, dict[str, Any]]:
     """Return the first federation, and the metrics that the coordinator printed."""
     return seen[:2]
 
@@ -296,7 +300,7 @@ def owners(d: Deployment, program: str) -> set[int]:
 
 
 def test_no_secret_of_the_domain_is_in_a_client_app_s_memory(
-    seen: tuple[FederationRecord, dict[str, float | None], Watch],
+    seen: tuple[FederationRecord, dict[str, Any], Watch],
 ) -> None:
     """During training each ClientApp's memory has the evaluation key, found by the same search, and no canary."""
     watch = seen[2]
@@ -399,7 +403,7 @@ def first_weights(d: Deployment, record: FederationRecord) -> EncryptedModel:
     "engine", ["in_process_engine", pytest.param("simulated_federation", marks=pytest.mark.slow, id="ray")]
 )
 def test_two_rounds_equal_the_simulation(
-    engine: str, deployment: Deployment, trained: tuple[FederationRecord, dict[str, float | None]]
+    engine: str, deployment: Deployment, trained: tuple[FederationRecord, dict[str, Any]]
 ) -> None:
     """A deployed run with secure aggregation, and a simulated one in clear from its initial weights, are equal.
 
@@ -463,11 +467,12 @@ def test_two_rounds_equal_the_simulation(
 
 
 def test_run_prints_the_metrics_of_its_record(
-    trained: tuple[FederationRecord, dict[str, float | None]],
+    trained: tuple[FederationRecord, dict[str, Any]],
 ) -> None:
     """`run --json` prints the metrics of the test counts in federation.json."""
     record, printed = trained
-    assert printed == metrics(record.test_counts()).to_mapping()
+    assert figures_of(printed) == metrics(record.test_counts()).to_mapping()
+    assert printed["intervals"]["accuracy"]["whole"] == record.test_counts().examples
     assert printed["loss"] is not None
 
 
@@ -571,7 +576,7 @@ def test_the_guard_sees_a_call(tmp_path: Path, code: str, found: list[str]) -> N
 
 @pytest.mark.slow
 def test_a_model_moves_to_a_new_key_epoch(
-    deployment: Deployment, trained: tuple[FederationRecord, dict[str, float | None]]
+    deployment: Deployment, trained: tuple[FederationRecord, dict[str, Any]]
 ) -> None:
     """East rotates, West accepts, data and model are re-encrypted, and the next run starts from the model.
 
@@ -597,8 +602,7 @@ def test_a_model_moves_to_a_new_key_epoch(
         for epoch, weights in ((1, d.folder / "post" / "model.npz"), (2, moved)):
             secret = ("--domain", hospital.domain(epoch), "--passphrase-file", hospital.passphrase)
             evaluate = ("evaluate", weights, hospital.dataset(epoch), *secret, "--json")
-            figures[hospital.name, epoch] = json.loads(site(*evaluate).stdout)
-            del figures[hospital.name, epoch]["curves"]  # points of the same predictions
+            figures[hospital.name, epoch] = figures_of(json.loads(site(*evaluate).stdout))
         assert figures[hospital.name, 2] == pytest.approx(figures[hospital.name, 1], abs=1e-6)
         hospital.hand_over(2)
         decide(hospital, 2, d.bundle)
@@ -612,6 +616,6 @@ def test_a_model_moves_to_a_new_key_epoch(
     chosen = [text for name, value in settings.items() for text in ("--set", f"{name}={value}")]
     initial = ["--model", digest, *chosen, "--json"]
     second = json.loads(call(d.run(out, sites=2, more=initial, epoch=2)).stdout)
-    assert second == pytest.approx(trained[1], abs=1e-6)
+    assert figures_of(second) == pytest.approx(figures_of(trained[1]), abs=1e-6)
     record = FederationRecord.load(out / "federation.json")
     assert record.domain != trained[0].domain

@@ -300,23 +300,17 @@ def _missing(what: str) -> Any:
 
 
 def _show(out: Path, *, as_json: bool) -> int:
-    """Print the test metrics of a finished run."""
-    from fedpp.learning.metrics import metrics
-    from fedpp.protocol.finding_counts import FindingCounts
+    """Print the figures of a finished run's test."""
+    from fedpp.learning.assessment import of_task, together
     from fedpp.protocol.run_record import FederationRecord
 
     record = FederationRecord.load(out / RECORD)
-    tested = record.test_counts()
-    figures, findings = metrics(tested).to_mapping(), {}
-    if isinstance(tested, FindingCounts):
-        of_each = zip(record.sites[0].task.classes, tested.findings, strict=True)
-        findings = {name: metrics(counts).to_mapping() for name, counts in of_each}
+    task, patients = record.sites[0].task, sum(site.patients[-1] for site in record.sites)
+    assessed = of_task(record.test_counts(), task, patients)
     if as_json:
-        print(json.dumps({**figures, "findings": findings} if findings else figures))
+        print(json.dumps(together(assessed) if task.multi_label else assessed[0].to_mapping()))
     else:
-        shown = figures | {f"auc of {name}": of_one["auc"] for name, of_one in findings.items()}
-        for name, value in shown.items():
-            print(f"{name:{max(map(len, shown))}}  {'undefined' if value is None else f'{value:.4f}'}")
+        print("\n".join(line for of_one in assessed for line in of_one.lines()))
     return 0
 
 

@@ -4,6 +4,7 @@ For a site's secret zone and for experiments in plaintext. Sites exchange evalua
 thresholds are of binned scores: see `metrics`.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -19,6 +20,8 @@ from sklearn.metrics import (
     roc_curve,
 )
 
+from fedpp.learning.assessment import Assessment
+from fedpp.learning.intervals import Estimate, Patients, area, f1_score, independent_examples, patient_effect, share
 from fedpp.learning.metrics import Decisions, Metrics, OperatingPoint, count, metrics, require_share
 from fedpp.protocol.counts import UNKNOWN, Counts
 
@@ -59,20 +62,25 @@ class Predictions:
     labels: NDArray[np.integer]
     probabilities: NDArray[np.float64]
     counts: Counts
+    patients: Patients
 
     @classmethod
-    def of(cls, labels: ArrayLike, probabilities: ArrayLike) -> Self:
-        """Check and count predictions."""
-        return cls(np.asarray(labels), np.asarray(probabilities, dtype=np.float64), counts=count(labels, probabilities))
+    def of(cls, labels: ArrayLike, probabilities: ArrayLike, patients: Patients | None = None) -> Self:
+        """Check and count predictions; `patients` [examples] are names or numbers, by default all different."""
+        counts, p = count(labels, probabilities), np.asarray(probabilities, dtype=np.float64)
+        return cls(np.asarray(labels), p, counts, np.arange(counts.examples) if patients is None else patients)
 
     @classmethod
-    def of_findings(cls, states: NDArray[np.integer], probabilities: NDArray[np.float64]) -> list[Self]:
+    def of_findings(
+        cls, states: NDArray[np.integer], probabilities: NDArray[np.float64], patients: Patients | None = None
+    ) -> list[Self]:
         """Return the predictions of each finding, on the examples where it is known.
 
         `states` [examples findings] and `probabilities` [examples findings 2] are as in `count_findings`.
         """
-        known = states != UNKNOWN
-        return [cls.of(states[known[:, k], k], probabilities[known[:, k], k]) for k in range(states.shape[1])]
+        of_whom = np.arange(len(states)) if patients is None else patients
+        known = (states != UNKNOWN).T
+        return [cls.of(states[of, k], probabilities[of, k], of_whom[of]) for k, of in enumerate(known)]
 
     @property
     def positive(self) -> NDArray[np.bool_]:
@@ -96,6 +104,55 @@ class Predictions:
         decided = confusion_matrix(self.positive, self.scores >= threshold, labels=[False, True])
         cleared, alarms, missed, found = decided.ravel().tolist()
         return Decisions(found=found, alarms=alarms, cleared=cleared, missed=missed)
+
+    def assessment(
+        self, classes: Sequence[str], *, finding: bool = False, point: OperatingPoint | None = None
+    ) -> Assessment:
+        """Return all that is said of these predictions, with intervals by patient."""
+        predicted, several = self.probabilities.argmax(axis=1), len(classes) > 2 and not finding
+        return Assessment(
+            tuple(classes),
+            self.counts,
+            self.metrics(),
+            {
+                "accuracy": self._share(predicted == self.labels, np.full(len(predicted), fill_value=True)),
+                **self._of_decisions(self.positive, predicted > 0),
+                "auc": self._area(self.positive, self.scores),
+            },
+            {name: self._of_class(k, predicted) for k, name in enumerate(classes) if several},
+            f"single predictions: {self.counts.examples} sequences of {len(np.unique(self.patients))} patients; "
+            "intervals are by patient",
+            finding,
+            point,
+            self._of_decisions(self.positive, self.scores >= point.threshold) if point else {},
+        )
+
+    def _of_class(self, number: int, predicted: NDArray[np.integer]) -> dict[str, Estimate]:
+        """Return the figures of one class against all others."""
+        true = self.labels == number
+        made = self._of_decisions(true, predicted == number)
+        return {**made, "auc": self._area(true, self.probabilities[:, number])}
+
+    def _of_decisions(self, positive: NDArray[np.bool_], called: NDArray[np.bool_]) -> dict[str, Estimate]:
+        either, found = positive | called, positive & called
+        hits, wrong = found[either], int((positive != called).sum())
+        return {
+            "precision": self._share(positive, called),
+            "npv": self._share(~positive, ~called),
+            "sensitivity": self._share(called, positive),
+            "specificity": self._share(~called, ~positive),
+            "f1": f1_score(int(found.sum()), wrong, independent_examples(hits, self.patients[either])),
+            "missed_diagnosis_rate": self._share(~called, positive),
+        }
+
+    def _share(self, hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
+        of = hits[among]
+        return share(int(of.sum()), len(of), independent_examples(of, self.patients[among]))
+
+    def _area(self, positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> Estimate:
+        auc, positives = exact_auc(positive, scores), int(positive.sum())
+        effect = 1.0 if auc is None else patient_effect(positive, scores, self.patients)
+        return area(auc, positives, len(positive) - positives, effect)
 
     def curves(self) -> Curves | None:
         """Return the curves; None unless there are positive and negative examples."""

@@ -223,7 +223,7 @@ def run_report(*, runs: Path, as_json: bool) -> int:
         raise VaultError(f"there are no figures in {runs}: name the folder of the vault's --runs, after a round")
     reports = [_report(file) for file in files]
     if as_json:
-        print(json.dumps(reports))
+        print(json.dumps([{name: value for name, value in report.items() if name != "test"} for report in reports]))
         return 0
     for report in reports:
         print(printable(f"contract {report['contract'][:16]} of {', '.join(report['sites'])}"))
@@ -234,27 +234,33 @@ def run_report(*, runs: Path, as_json: bool) -> int:
                 f"{name} {row[name]:.4f}" for name in ("loss", "accuracy", "auc") if row[name] is not None
             )
             print(printable(f"  state {row['state']}, {row['split']}: {row['examples']} sequences, {shown}"))
+        for line in report["test"]:
+            print(f"  {line}" if line else "")
     return 0
 
 
 def _report(file: Path) -> dict[str, Any]:
+    from fedpp.config.task import Task
     from fedpp.errors import FederationError
-    from fedpp.learning.metrics import metrics
+    from fedpp.learning.assessment import of_task, together
     from fedpp.protocol.counts import Counts
     from fedpp.protocol.finding_counts import FindingCounts
 
     try:
         read = json.loads(file.read_text())
-        rounds = []
+        task, rounds, test = Task.from_mapping(read["task"]), [], list[str]()
         for name, mapping in read["rounds"].items():
             number, _, split = name.partition(" ")
-            counts = (Counts if "confusion" in mapping else FindingCounts).from_mapping(mapping)
-            figures = metrics(counts).to_mapping()
+            counts = (FindingCounts if task.multi_label else Counts).from_mapping(mapping)
+            assessed = of_task(counts, task)
+            figures = together(assessed) if task.multi_label else assessed[0].to_mapping()
             rounds.append({"state": int(number), "split": split, "examples": counts.examples, **figures})
+            test += [line for of_one in assessed for line in of_one.lines() if split == "test"]
         return {
             "contract": str(read["contract"]),
             "lifted": [{"round": int(lock["round"]), "site": str(lock["site"])} for lock in read["lifted"]],
             "sites": list(map(str, read["sites"])),
+            "test": test,
             "rounds": sorted(rounds, key=lambda row: (row["split"] != "validation", row["state"])),
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, FederationError):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,12 @@ from fedpp.config.run_config import SPLITS
 from fedpp.errors import DatasetError
 from fedpp.texts import printable
 
-from .opening import PassphraseSource, add_domain, open_domain, show
+from .opening import PassphraseSource, add_domain, open_domain
 
 if TYPE_CHECKING:
+    from fedpp.learning.assessment import Assessment
     from fedpp.learning.exact_metrics import Predictions
+    from fedpp.learning.metrics import OperatingPoint
 
 
 def add_predict_arguments(to: argparse.ArgumentParser) -> None:
@@ -46,26 +49,33 @@ def evaluate(
     as_json: bool,
 ) -> int:
     """Evaluate a model on a split: predict on ciphertext, decrypt in the secret zone; figures and curves are exact."""
+    from fedpp.learning.assessment import together
+
     splits = (split,) if sensitivity is None else (split, "validation")
     predictor = _Predictor(model, dataset, domain, passphrase, splits, labelled=True)
     tested = predictor.predictions(split)
-    chosen_on = tested if sensitivity is None else predictor.predictions("validation")
-    of_each = [_figures(*pair, sensitivity, curves=as_json) for pair in zip(chosen_on, tested, strict=True)]
-    if predictor.multi_label:
-        from fedpp.learning.metrics import mean_metrics
+    points: list[OperatingPoint | None] = [None] * len(tested)
+    if sensitivity is not None:
+        from fedpp.learning.exact_metrics import exact_operating_point
 
-        mean = mean_metrics([of_one.metrics() for of_one in tested]).to_mapping()
-        figures = {"split": split, "examples": len(predictor.names(split)), **mean}
-        findings = {
-            name: {"known": len(of_one.labels), "present": int(of_one.positive.sum()), **own}
-            for name, of_one, own in zip(predictor.classes, tested, of_each, strict=True)
-        }
-        show({**figures, "findings": findings} if as_json else figures, as_json=as_json)
-        if not as_json:
-            print("\n".join(map(printable, _table(findings))))
-    else:
-        figures = {"split": split, "examples": len(tested[0].labels), **of_each[0]}
-        show(figures if as_json else _lines(figures), as_json=as_json)
+        chosen_on = zip(predictor.predictions("validation"), tested, strict=True)
+        points = [exact_operating_point(*pair, sensitivity) for pair in chosen_on]
+    assessed = predictor.assessed(tested, points)
+    what = {"split": split, "examples": len(predictor.names(split)), "patients": predictor.patients(split)}
+    made = together(assessed) if predictor.multi_label else assessed[0].to_mapping()
+    if as_json:
+        for of_one, own in zip(tested, made["findings"].values() if predictor.multi_label else [made], strict=True):
+            curves = of_one.curves()
+            own["curves"] = curves and curves.to_mapping()
+            if sensitivity is not None:
+                own.setdefault("operating_point", None)
+        print(json.dumps({**what, **made}))
+        return 0
+    print("split {split}: {examples} sequences of {patients} patients".format(**what))
+    for shown, point in zip(assessed, points, strict=True):
+        print("\n".join(shown.lines()))
+        if sensitivity is not None and point is None:
+            print("no threshold was chosen: split validation has no positive sequence")
     return 0
 
 
@@ -86,57 +96,6 @@ def predict(
         for name, p in rows:
             print("\t".join([printable(name), *(f"{value:.4f}" for value in p.values())]))
     return 0
-
-
-def _figures(
-    validation: "Predictions", tested: "Predictions", sensitivity: float | None, *, curves: bool
-) -> dict[str, Any]:
-    """Return metrics, the operating point of a sensitivity (None without positives), and curves if they are wanted."""
-    from fedpp.learning.exact_metrics import exact_operating_point
-
-    figures: dict[str, Any] = dict(tested.metrics().to_mapping())
-    if sensitivity is not None:
-        point = exact_operating_point(validation, tested, sensitivity)
-        figures["operating_point"] = point and point.to_mapping()
-    if curves:
-        found = tested.curves()
-        figures["curves"] = found and found.to_mapping()
-    return figures
-
-
-def _lines(figures: dict[str, Any]) -> dict[str, Any]:
-    """Return figures with the operating point as lines of its own: the threshold as a probability, and its figures."""
-    if "operating_point" not in figures:
-        return figures
-    plain = dict(figures)
-    chosen = plain.pop("operating_point")
-    if chosen is None:
-        return {**plain, "threshold": None}
-    there = {f"{name} there": value for name, value in chosen["decisions"].items()}
-    return {**plain, "threshold": chosen["probability"], **there}
-
-
-def _table(findings: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the findings' figures as lines, with those of the operating point after the threshold, if there is one."""
-
-    def line(name: str, cells: list[Any]) -> str:
-        return f"{name:{width}}" + "".join(f"  {_cell(cell):>11}" for cell in cells)
-
-    width = max(map(len, findings))
-    figures = ("known", "present", "auc", "sensitivity", "specificity", "f1")
-    headings = list(figures)
-    rows = {name: [finding[figure] for figure in figures] for name, finding in findings.items()}
-    if any("operating_point" in finding for finding in findings.values()):
-        headings += ["threshold", "sensitivity", "specificity"]
-        for name, finding in findings.items():
-            point = finding["operating_point"] or {"probability": None, "decisions": {}}
-            decisions = point["decisions"]
-            rows[name] += [point["probability"], decisions.get("sensitivity"), decisions.get("specificity")]
-    return [line("", headings), *(line(name, cells) for name, cells in rows.items())]
-
-
-def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 class _Predictor:
@@ -181,6 +140,10 @@ class _Predictor:
         """Return the pseudonyms of a split's sequences."""
         return self._dataset.ids(self._dataset.indices(split))
 
+    def patients(self, split: str) -> int:
+        """Return the number of patients of a split."""
+        return self._dataset.patients()[split]
+
     def probabilities(self, split: str) -> Any:
         """Return `[k, classes]`, or of findings `[k, findings, 2]`: of absence and presence."""
         from fedpp.keys import encryption
@@ -194,7 +157,17 @@ class _Predictor:
         from fedpp.keys import encryption
         from fedpp.learning.exact_metrics import Predictions
 
-        rows, probabilities = self._dataset.labels(self._dataset.indices(split)), self.probabilities(split)
+        indices = self._dataset.indices(split)
+        rows, probabilities = self._dataset.labels(indices), self.probabilities(split)
+        patients = self._dataset.sequences["patient"][indices]
         if self.multi_label:
-            return Predictions.of_findings(encryption.decrypt_findings(self._domain, rows), probabilities)
-        return [Predictions.of(encryption.decrypt_classes(self._domain, rows), probabilities)]
+            return Predictions.of_findings(encryption.decrypt_findings(self._domain, rows), probabilities, patients)
+        return [Predictions.of(encryption.decrypt_classes(self._domain, rows), probabilities, patients)]
+
+    def assessed(self, tested: "list[Predictions]", points: "Sequence[OperatingPoint | None]") -> "list[Assessment]":
+        """Return the assessment of the one label, or of each finding."""
+        names = [(name,) for name in self.classes] if self.multi_label else [self.classes]
+        return [
+            of_one.assessment(classes, finding=self.multi_label, point=point)
+            for of_one, classes, point in zip(tested, names, points, strict=True)
+        ]

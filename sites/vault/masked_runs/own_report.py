@@ -61,6 +61,7 @@ class OwnReport:
             "nonce": self.contract.nonce,
             "rounds": {**known, name: counts.to_mapping()},
             "sites": list(self.contract.names),
+            "task": self.contract.spec.task.to_mapping(),
         }
         make_folder(self.path.parent, 0o750)
         replace(self.path, canonical(content), mode=MODE)

@@ -33,15 +33,20 @@ def test_the_own_figures_of_a_run_are_printed(tmp_path: Path, capsys: pytest.Cap
         assert main(["run-report", str(cohort[0].folder)]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == f"contract {run.digest[:16]} of East, North, South"
-        assert [line.split(", loss")[0] for line in lines[1:]] == [
+        assert [line.split(", loss")[0] for line in lines[1:4]] == [
             "  state 0, validation: 2 sequences",
             "  state 1, validation: 2 sequences",
             "  state 1, test: 3 sequences",
         ]
+        test = lines[4:]
         assert main(["run-report", str(cohort[0].folder), "--json"]) == 0
         (report,) = json.loads(capsys.readouterr().out)
         counts = OwnReport(cohort[0].folder, run.contract).rounds()["1 test"]
-        assert report["rounds"][2]["loss"] == counts["loss-sum"] / 3
+        tested = report["rounds"][2]
+        assert tested["loss"] == counts["loss-sum"] / 3
+        assert test[0].startswith(f'  positive is "{TINY.task.classes[1]}" (')
+        assert tested["remarks"]
+        assert [line.removeprefix("  note: ") for line in test if line.startswith("  note: ")] == tested["remarks"]
         (cohort[0].folder / "reports" / f"{run.digest}.json").write_text("{}")
         assert main(["run-report", str(cohort[0].folder)]) == 1
         assert "is damaged: remove it" in capsys.readouterr().err
