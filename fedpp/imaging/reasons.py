@@ -14,6 +14,8 @@ class Reason(StrEnum):
     TOO_LARGE = "larger than the limits"
     NO_DECODER = "of a form that is not decoded"
     DEPTH = "of another depth of grey than the images beside it"
+    NO_HEADER = "DICOM without its header or transfer syntax"
+    GREY = "with unusable tags on grey values"
     NO_PATIENT = "without a patient"
     NO_TIME = "without a time, which others of its sequence have"
     REPEATED = "image of a name that another one has"

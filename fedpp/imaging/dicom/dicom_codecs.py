@@ -2,7 +2,8 @@
 
 pydicom and Pillow decode RLE, JPEG Baseline and JPEG 2000. Lossless and 12-bit JPEG go to libjpeg-turbo, JPEG-LS to
 CharLS, as packaged by imagecodecs: they survive damaged streams, where GDCM ends the whole process. A stream's own
-header is compared with the image's before it is decoded, since it may claim any size.
+header is compared with the image's before it is decoded, since it may claim any size. Of each stored value only the
+bits that are the pixel's are kept (DICOM PS3.5, 8.1.1), whatever the transfer syntax: others may hold overlays.
 """
 
 import struct
@@ -10,15 +11,19 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+import numpy as np
 from imagecodecs import jpeg8_decode, jpegls_decode
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_frames, get_frame
+from pydicom.encaps import generate_fragments, generate_frames, get_frame
 from pydicom.pixels.decoders.base import Decoder, DecodeRunner, get_decoder
-from pydicom.pixels.utils import get_expected_length, pixel_array
+from pydicom.pixels.processing import convert_color_space
+from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import (
+    JPEG2000,
     UID,
     JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLossless,
     JPEGLosslessSV1,
@@ -26,9 +31,12 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     JPEGLSTransferSyntaxes,
     JPEGTransferSyntaxes,
+    RLELossless,
 )
 
+from fedpp.imaging.dicom.dicom_tags import TagError, first_number
 from fedpp.imaging.images import JPEG_SCAN, MAX_SCANS
+from fedpp.imaging.reasons import Reason
 
 Size = tuple[int, int, int]  # height, width, samples
 
@@ -40,6 +48,7 @@ DECODER_DEPENDENCIES = dict.fromkeys(
 # CharLS reads up to 2^31 zeros beyond the end of a truncated stream; after these bytes it stops.
 _PADDING = bytes(64)
 _J2K_START = b"\xff\x4f\xff\x51"  # ITU-T T.800, A.4: SOC, then SIZ
+_BIT_TAGS = ("BitsAllocated", "BitsStored", "HighBit")
 _NO_FRAME_HEADER = {0xC4, 0xC8, 0xCC}  # ITU-T T.81, table B.1: codes within SOF0 .. SOF15 that are no SOF
 
 
@@ -65,18 +74,28 @@ def decode_frame(stream: bytes, runner: DecodeRunner) -> bytes:
 def stored_frame(image: Dataset, number: int) -> NDArray[Any]:
     """Return the values of a frame, `[height, width]` or `[height, width, 3]`, YBR as RGB.
 
-    pydicom's and the decoders' errors pass through; `ValueError` is for a stream of another size than the image.
+    Each value is that of its BitsStored bits, whatever the file or its stream holds in the others. pydicom's and the
+    decoders' errors pass through; `ValueError` is for a stream of another size than the image, `TagError` for tags
+    that describe no pixels.
     """
-    syntax = image.file_meta.TransferSyntaxUID
+    syntax, precision = image.file_meta.TransferSyntaxUID, 0
+    options: dict[str, Any] = {"index": number, "raw": True, "correct_unused_bits": False}
+    lossy = syntax in {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless}
+    _check_bits(image)
     if syntax in JPEG2000TransferSyntaxes or syntax in JPEGTransferSyntaxes or syntax in JPEGLSTransferSyntaxes:
         stream = get_frame(image.PixelData, number, **_framing(image))
-        if stream_size(stream) != (image.Rows, image.Columns, image.SamplesPerPixel):
+        *size, precision = _claims(stream)
+        if tuple(size) != (image.Rows, image.Columns, image.SamplesPerPixel):
             raise ValueError("a stream has another size than the image")
         if syntax not in JPEG2000TransferSyntaxes and stream.count(JPEG_SCAN) > MAX_SCANS:
             raise ValueError("a stream has too many scans")
-    if not is_available(syntax) or (syntax == JPEGExtended12Bit and image.BitsStored <= 8):
-        return pixel_array(image, index=number)
-    return _decoder(syntax).as_array(image, index=number)[0]
+        lossy = lossy or (syntax == JPEG2000 and not _is_reversible(stream))
+        options["planar_configuration"] = 0  # of what is decoded, whatever the tag says
+    stock = not is_available(syntax) or (syntax == JPEGExtended12Bit and image.BitsStored <= 8)
+    decoder = get_decoder(syntax) if stock else _decoder(syntax)
+    values, form = decoder.as_array(image, **options)
+    values = _pixel_bits(values, image, precision, lossy=lossy)
+    return _rgb(values, str(form["photometric_interpretation"]), image)
 
 
 def frame_count(image: Dataset) -> int:
@@ -84,9 +103,13 @@ def frame_count(image: Dataset) -> int:
 
     pydicom's errors pass through; `NotImplementedError` is for a transfer syntax without a decoder.
     """
-    get_decoder(image.file_meta.TransferSyntaxUID)
-    if image.file_meta.TransferSyntaxUID.is_encapsulated:
-        return sum(1 for _ in generate_frames(image.PixelData, **_framing(image)))
+    syntax = image.file_meta.TransferSyntaxUID
+    get_decoder(syntax)
+    if syntax.is_encapsulated:
+        framed = sum(1 for _ in generate_frames(image.PixelData, **_framing(image)))
+        starts = _starts_rle if syntax == RLELossless else _starts_stream
+        return max(framed, sum(map(starts, generate_fragments(image.PixelData))))  # pydicom joins those of one frame
+    _check_bits(image)
     count = max(1, int(image.get("NumberOfFrames") or 1))
     return len(image.PixelData) * count // get_expected_length(image)
 
@@ -96,14 +119,87 @@ def stream_size(stream: bytes) -> Size:
 
     Raises `ValueError` for a stream without a header, `IndexError` or `struct.error` for a truncated header.
     """
+    return _claims(stream)[:3]
+
+
+def _claims(stream: bytes) -> tuple[int, int, int, int]:
+    """Return the height, width, samples and bits of a sample that a stream claims."""
     start = stream.find(_J2K_START)
     if start >= 0 and not stream.startswith(b"\xff\xd8"):
         width, height, left, top = struct.unpack_from(">4I", stream, start + 8)  # Xsiz, Ysiz, XOsiz, YOsiz
-        return height - top, width - left, struct.unpack_from(">H", stream, start + 40)[0]
+        samples, depth = struct.unpack_from(">HB", stream, start + 40)
+        return height - top, width - left, samples, (depth & 0x7F) + 1
     for marker, segment in _segments(stream):
         if (0xC0 <= marker <= 0xCF and marker not in _NO_FRAME_HEADER) or marker == 0xF7:
-            return int.from_bytes(segment[1:3]), int.from_bytes(segment[3:5]), segment[5]
+            return int.from_bytes(segment[1:3]), int.from_bytes(segment[3:5]), segment[5], segment[0]
     raise ValueError("a stream has no frame header")
+
+
+def _is_reversible(stream: bytes) -> bool:
+    """Tell whether a JPEG 2000 uses the reversible wavelet: ITU-T T.800, A.6.1."""
+    coding = stream.find(b"\xff\x52", stream.find(_J2K_START))
+    return coding >= 0 and stream[coding + 13 : coding + 14] == b"\1"
+
+
+def _starts_stream(fragment: bytes) -> bool:
+    """Tell whether a fragment begins a stream; these bytes do not occur within one."""
+    return fragment.startswith((b"\xff\xd8\xff", _J2K_START, b"\0\0\0\x0cjP  "))
+
+
+def _starts_rle(fragment: bytes) -> bool:
+    """Tell whether a fragment begins with RLE's header: DICOM PS3.5, G.5."""
+    return len(fragment) >= 64 and 1 <= int.from_bytes(fragment[:4], "little") <= 15 and fragment[4:8] == b"\x40\0\0\0"
+
+
+def _check_bits(image: Dataset) -> None:
+    """Raise `TagError` for tags of bits that contradict each other, or that no decoder has."""
+    allocated, stored, high = _bits(image)
+    if allocated not in {1, 8, 16, 32}:
+        raise TagError("BitsAllocated is none of 1, 8, 16 and 32", Reason.NO_DECODER)
+    if not 1 <= stored <= high + 1 <= allocated:
+        raise TagError("BitsAllocated, BitsStored and HighBit contradict each other", Reason.DAMAGED)
+
+
+def _bits(image: Dataset) -> tuple[int, int, int]:
+    """Return BitsAllocated, BitsStored and HighBit."""
+    allocated, stored, high = (first_number(image, name) for name in _BIT_TAGS)
+    stored = allocated if stored is None else stored
+    return int(allocated or 0), int(stored or 0), int((stored or 0) - 1 if high is None else high)
+
+
+def _pixel_bits(values: NDArray[Any], image: Dataset, precision: int, *, lossy: bool) -> NDArray[Any]:
+    """Return the values of the bits up to HighBit alone; `precision` is that of a compressed stream's samples."""
+    _, stored, high = _bits(image)
+    if precision and precision <= high:  # the stream is of values, not of cells with other bits beside them
+        stored = min(stored, precision)
+        high = stored - 1
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    depth = 8 * values.dtype.itemsize
+    if stored >= depth:
+        return values
+    if lossy:
+        return _clipped(values, stored)
+    kept: NDArray[Any] = (values << (depth - 1 - high)) >> (depth - stored)
+    return kept
+
+
+def _clipped(values: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Return lossy values within their bits: a codec may leave them a little, but bits of something else far."""
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if values.dtype.kind == "i" else (0, 2**bits - 1)
+    excess = max(low - int(values.min()), int(values.max()) - high)
+    if excess > (high - low) // 8:
+        raise TagError("its stream holds values of more bits than BitsStored", Reason.DAMAGED)
+    clipped: NDArray[Any] = np.clip(values, low, high)
+    return clipped
+
+
+def _rgb(values: NDArray[Any], interpretation: str, image: Dataset) -> NDArray[Any]:
+    """Return grey values as they are, and colours as RGB; `interpretation` is that of the decoded values."""
+    if values.ndim == 2 or (interpretation == "RGB" and values.dtype.kind == "u"):
+        return values
+    if interpretation not in {"YBR_FULL", "YBR_FULL_422"} or values.dtype != np.uint8 or _bits(image)[1] != 8:
+        raise TagError("it has colours of a form (PhotometricInterpretation) that is not converted", Reason.NO_DECODER)
+    return convert_color_space(values, "YBR_FULL", "RGB")
 
 
 def _segments(stream: bytes) -> Iterator[tuple[int, bytes]]:

@@ -1,10 +1,11 @@
-"""DICOM files: open one by its header, within bounds, and without output on the terminal.
+"""DICOM files: recognise one by its content, open it by its header, within bounds, without output on the terminal.
 
 A header may claim any size: nothing is inflated or allocated before the claim is checked.
 """
 
 import logging
 import os
+import struct
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
 from fedpp.errors import UnusableFileError
 from fedpp.imaging import images
@@ -27,6 +29,7 @@ from fedpp.imaging.reasons import Reason
 DEFERRED = 4096  # bytes: larger values, such as pixels, are read on access
 MAX_INFLATED = 2**28  # bytes of a deflated file, which pydicom inflates as a whole
 _MARK_OFFSET, _MARK = 128, b"DICM"  # DICOM PS3.10, 7.1
+_START = 4096  # bytes in which a dataset's first elements are looked for
 _CHUNK = 2**16
 _UNDEFINED = 2**32 - 1  # a length: the value ends at a delimiter
 _MIN_STREAM = 8  # bytes of a compressed frame: the tag and length of its item
@@ -35,26 +38,31 @@ _MIN_STREAM = 8  # bytes of a compressed frame: the tag and length of its item
 DAMAGE = (BytesLengthException, InvalidDicomError, StopIteration, *images.DAMAGE)
 
 
-def has_mark(file: Path) -> bool:
-    """Tell whether a file has DICOM's mark; raise `UnusableFileError` for one that cannot be opened."""
+def is_dicom_content(file: Path) -> bool:
+    """Tell whether a file has DICOM's mark, or begins as a dataset does that was stored without a header.
+
+    Raises `UnusableFileError` for a file that cannot be opened.
+    """
     try:
         with file.open("rb") as content:
-            content.seek(_MARK_OFFSET)
-            return content.read(len(_MARK)) == _MARK
+            start = content.read(_START)
     except OSError as error:
         message = f"cannot read the file {file}: {error.strerror}: check its permissions"
         raise UnusableFileError(message, Reason.CLOSED) from None
+    return has_mark(start) or _starts_dataset(start)
+
+
+def has_mark(start: bytes) -> bool:
+    """Tell whether a file's first bytes have DICOM's mark."""
+    return start[_MARK_OFFSET:].startswith(_MARK)
 
 
 def opened(file: Path) -> pydicom.Dataset:
     """Return a file's dataset without its large values; raise `UnusableFileError` if it cannot be read."""
     try:
         with file.open("rb") as content:
-            size = _inflated(file, content) or os.fstat(content.fileno()).st_size
+            size = _size(file, content)
         image = pydicom.dcmread(file, defer_size=DEFERRED)
-    except InvalidDicomError:
-        message = f"{file} is no DICOM file: its header lacks the mark DICM"
-        raise UnusableFileError(message, Reason.DAMAGED) from None
     except DAMAGE as error:
         message = f"{file} is not readable as DICOM: {type(error).__name__}"
         raise UnusableFileError(message, Reason.DAMAGED) from None
@@ -62,6 +70,13 @@ def opened(file: Path) -> pydicom.Dataset:
         message = f"{file} holds fewer bytes than its tags say: get the whole file again"
         raise UnusableFileError(message, Reason.DAMAGED)
     return image
+
+
+def require_syntax(image: pydicom.Dataset, file: Path) -> None:
+    """Raise `UnusableFileError` for an image whose header does not say how its pixels are stored."""
+    if not image.file_meta.get("TransferSyntaxUID"):
+        message = f"{file} names no transfer syntax (TransferSyntaxUID), so its pixels cannot be told: export it again"
+        raise UnusableFileError(message, Reason.NO_HEADER)
 
 
 def frames_announced(image: pydicom.Dataset, file: Path) -> int:
@@ -99,16 +114,63 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _inflated(file: Path, content: BinaryIO) -> int:
-    """Return the inflated size of a deflated file, 0 for another; raise `UnusableFileError` if it is too large."""
-    content.seek(_MARK_OFFSET)
-    if content.read(len(_MARK)) != _MARK:
-        return 0
+def _size(file: Path, content: BinaryIO) -> int:
+    """Return the size of a file's dataset and header, inflated if it is deflated.
+
+    Raises `UnusableFileError` for a file without DICOM's header, of a transfer syntax that is not the standard's, or
+    that is too large when it is inflated.
+    """
+    start = content.read(_START)
+    if not has_mark(start):
+        raise _unmarked(file, start)
+    content.seek(_MARK_OFFSET + len(_MARK))
     meta = read_dataset(
         content, is_implicit_VR=False, is_little_endian=True, stop_when=_after_meta, defer_size=DEFERRED
     )
-    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
-        return 0
+    syntax = UID(str(meta.get("TransferSyntaxUID") or ""))
+    if syntax and syntax.type != "Transfer Syntax":
+        named = f" {syntax}" if syntax.is_valid else ""
+        message = f"{file} is of a private or unknown transfer syntax{named}: export it in one of the standard's"
+        raise UnusableFileError(message, Reason.NO_DECODER)
+    deflated = syntax == DeflatedExplicitVRLittleEndian
+    return _inflated(file, content) if deflated else os.fstat(content.fileno()).st_size
+
+
+def _unmarked(file: Path, start: bytes) -> UnusableFileError:
+    if not _starts_dataset(start):
+        message = f"{file} is no DICOM file: its header lacks the mark DICM"
+        return UnusableFileError(message, Reason.DAMAGED)
+    message = f"{file} is DICOM without its header (preamble, DICM, transfer syntax): export it as a DICOM file"
+    return UnusableFileError(message, Reason.NO_HEADER)
+
+
+def _starts_dataset(start: bytes) -> bool:
+    """Tell whether bytes begin as DICOM does without its preamble: with the mark, or with two elements in order."""
+    return start.startswith(_MARK) or any(_starts_elements(start, order) for order in ("<", ">"))
+
+
+def _starts_elements(start: bytes, order: str) -> bool:
+    """Tell whether bytes begin with two elements of the groups 2 or 8, in either VR encoding: DICOM PS3.5, 7.1."""
+    tags: list[tuple[int, int]] = []
+    position = 0
+    while len(tags) < 2 and position + 12 <= len(start):
+        group, element, long = struct.unpack_from(f"{order}HHI", start, position)
+        vr, short = start[position + 4 : position + 6].decode("latin-1"), start[position + 6 : position + 8]
+        tags.append((group, element))
+        if vr in VR.__members__:
+            is_long = vr in EXPLICIT_VR_LENGTH_32
+            after = position + 8
+            length = (
+                struct.unpack_from(f"{order}I", start, after)[0] if is_long else struct.unpack(f"{order}H", short)[0]
+            )
+            position = after + 4 * is_long + length
+        else:
+            position += 8 + long
+    return len(tags) == 2 and tags[0] < tags[1] and all(group in {2, 8} for group, _ in tags)
+
+
+def _inflated(file: Path, content: BinaryIO) -> int:
+    """Return the inflated size of a deflated file; raise `UnusableFileError` if it is too large."""
     inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), content.tell()
     while not inflater.eof and (chunk := content.read(_CHUNK)):
         while chunk and not inflater.eof:

@@ -2,33 +2,35 @@
 
 A multi-frame file is a sequence of its own. Single-frame files of one patient make one sequence, ordered by study,
 series, acquisition and instance. In a folder, files that are no picture of a patient (reports, waveforms, doses,
-segmentations) and copies of an image are ignored. Labels come from an optional `labels.csv` (patient, label) in the
+segmentations) and copies of an image are ignored; one SOPInstanceUID with other pixels or another patient is an
+unusable file. Labels come from an optional `labels.csv` (patient, label) in the
 folder. Errors name files and never quote their tags.
 """
 
-import re
-from collections.abc import Iterable, Sequence
+import filecmp
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
+from numpy.typing import NDArray
 from pydicom.uid import UID, EnhancedUSVolumeStorage
 
 from fedpp.errors import NoImageError, RawDataError, UnusableFileError
-from fedpp.imaging.dicom.dicom_codecs import frame_count
-from fedpp.imaging.dicom.dicom_file import DAMAGE, frames_announced, has_mark, opened, quiet
+from fedpp.imaging.dicom.dicom_codecs import frame_count, stored_frame
+from fedpp.imaging.dicom.dicom_file import DAMAGE, frames_announced, is_dicom_content, opened, quiet, require_syntax
+from fedpp.imaging.dicom.dicom_order import Place, day_of, in_order, place_of
 from fedpp.imaging.dicom.dicom_pixels import display_frame
+from fedpp.imaging.dicom.dicom_tags import TagError
 from fedpp.imaging.readers.folders import files_below
 from fedpp.imaging.readers.patient_labels import labelled
-from fedpp.imaging.reasons import Reason
+from fedpp.imaging.reasons import Doubt, Reason
 from fedpp.imaging.sequence import DecodedLater, Frame, FrameFile, FrameFiles, ImageSequence, Refuse, refuse
 
 _SUFFIXES = {".dcm", ".dicom"}
-_DATE = re.compile(r"(\d{4})\.?(\d\d)\.?(\d\d)", re.ASCII)  # DICOM PS3.5, 6.2: DA, and as it was before 1993
-_CLOCK = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?)?", re.ASCII)  # TM
-
 # Modalities without a picture of a patient, for files without a known SOP class: DICOM PS3.3, C.7.3.1.1.1.
 # fmt: off
 NO_PICTURE = frozenset((
@@ -38,26 +40,27 @@ NO_PICTURE = frozenset((
 ))
 # fmt: on
 
-Order = tuple[str, str, str, int, str, int, int, str]
-
 
 @dataclass(frozen=True)
 class _Image:
     """Metadata of a file's image, from its tags."""
 
-    file: Path
     name: str
     patient: str
-    moment: datetime | None
-    order: Order
+    place: Place
     frames: int
+    issuer: str
+    birth_date: str
+
+    @property
+    def file(self) -> Path:
+        return self.place.file
 
 
 def is_dicom(file: Path) -> bool:
-    """Tell whether a file has DICOM's mark or suffix; raise `RawDataError` if it cannot be opened."""
-    if file.name.startswith("."):  # metadata of desktop systems
-        return False
-    return file.suffix.lower() in _SUFFIXES or has_mark(file)
+    """Tell whether a file has DICOM's content or suffix; raise `RawDataError` if it cannot be opened."""
+    hidden = file.name.startswith(".")  # perhaps metadata of desktop systems, whatever its suffix
+    return (file.suffix.lower() in _SUFFIXES and not hidden) or is_dicom_content(file)
 
 
 def read_dicom(path: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequence], int, int]:
@@ -84,25 +87,66 @@ def _images(folder: Path, refuse: Refuse) -> tuple[list[_Image], int]:
             image = _image(file)
             first = images.setdefault(image.name, image)
             if first is not image:
-                message = f"{file} is a copy of {first.file} (same SOPInstanceUID): remove one of them"
-                raise NoImageError(message, Reason.COPY)
+                raise _repeated(image, first)
         except UnusableFileError as error:
             refuse(file, error)
             ignored += isinstance(error, NoImageError)
     return list(images.values()), ignored
 
 
-def _grouped(images: Iterable[_Image]) -> list[ImageSequence]:
+def _repeated(image: _Image, first: _Image) -> UnusableFileError:
+    """Return the error of an image that has the SOPInstanceUID of another: a copy, unless it shows something else."""
+    if image.patient == first.patient and (
+        filecmp.cmp(image.file, first.file, shallow=False) or _has_equal_pixels(image, first)
+    ):
+        message = f"{image.file} is a copy of {first.file} (same SOPInstanceUID): remove one of them"
+        return NoImageError(message, Reason.COPY)
+    other = "other pixels" if image.patient == first.patient else "another patient"
+    message = f"{image.file} has the SOPInstanceUID of {first.file} and {other}: keep the right one"
+    return UnusableFileError(message, Reason.REPEATED)
+
+
+@quiet()
+def _has_equal_pixels(one: _Image, other: _Image) -> bool:
+    """Tell whether two files hold the same pixels, perhaps in two encodings; raise for one that cannot be decoded."""
+    if one.frames != other.frames:
+        return False
+    files = [(image.file, _opened(image.file, image.frames)) for image in (one, other)]
+    for number in range(one.frames):
+        first, second = (_decoded(file, opened, stored_frame, number) for file, opened in files)
+        if not np.array_equal(first, second):
+            return False
+    return True
+
+
+def _grouped(images: Sequence[_Image]) -> list[ImageSequence]:
     """Return a sequence for each multi-frame file, and then one for each patient's other files."""
-    sequences = []
-    visits: dict[str, list[_Image]] = {}
+    by_patient: dict[str, list[_Image]] = {}
     for image in images:
-        if image.frames > 1:
-            frames = FrameFiles([FrameFile(image.file, image.frames, _frames)])
-            sequences.append(ImageSequence(image.name, image.patient, None, frames))
-        else:
-            visits.setdefault(image.patient, []).append(image)
-    return sequences + [_visits(patient, of_patient) for patient, of_patient in visits.items()]
+        by_patient.setdefault(image.patient, []).append(image)
+    doubts = {patient: _doubts(of_patient) for patient, of_patient in by_patient.items()}
+    cines = [
+        ImageSequence(
+            image.name,
+            image.patient,
+            None,
+            FrameFiles([FrameFile(image.file, image.frames, _frames)]),
+            doubts=doubts[image.patient],
+        )
+        for image in images
+        if image.frames > 1
+    ]
+    visits = {
+        patient: [image for image in of_patient if image.frames == 1] for patient, of_patient in by_patient.items()
+    }
+    return cines + [_visits(patient, single, doubts[patient]) for patient, single in visits.items() if single]
+
+
+def _doubts(images: Iterable[_Image]) -> tuple[Doubt, ...]:
+    """Return the doubts about whether a patient's images are one person's."""
+    issuers, birth_dates = zip(*((image.issuer, image.birth_date) for image in images), strict=True)
+    found = {Doubt.ISSUERS: set(issuers), Doubt.BIRTH_DATES: set(birth_dates)}
+    return tuple(doubt for doubt, values in found.items() if len(values - {""}) > 1)
 
 
 def _marked(files: Iterable[Path], refuse: Refuse) -> list[Path]:
@@ -126,14 +170,15 @@ def _image(file: Path, *, single: bool = False) -> _Image:
         if not patient and not single:
             message = f"{file} names no patient (PatientID), so no split by patient is safe: add it"
             raise UnusableFileError(message, Reason.NO_PATIENT)
-        moment = _moment(image)
+        require_syntax(image, file)
+        birth_date = str(image.get("PatientBirthDate") or "").strip()
         return _Image(
-            file,
             str(image.get("SOPInstanceUID") or file),
             patient or f"file {file}",
-            moment,
-            _order(image, moment, file),
+            place_of(image, file),
             frames_announced(image, file),
+            " ".join(str(image.get("IssuerOfPatientID") or "").casefold().split()),
+            str(day_of(birth_date) or birth_date),
         )
     except DAMAGE as error:
         message = f"{file} has a damaged tag among patient, date and numbers: {type(error).__name__}"
@@ -141,7 +186,10 @@ def _image(file: Path, *, single: bool = False) -> _Image:
 
 
 def _check_picture(image: pydicom.Dataset, file: Path) -> None:
-    """Raise `NoImageError` for a file without a picture of a patient: by its SOP class, or else by its modality."""
+    """Raise `NoImageError` for a file without a picture of a patient: by its SOP class, or else by its modality.
+
+    Raises `UnusableFileError` for an image whose pixels are missing.
+    """
     kind = UID(str(image.get("SOPClassUID") or ""))
     if kind.type == "SOP Class" and "Storage" in kind.name:
         picture, named = "Image Storage" in kind.name or kind == EnhancedUSVolumeStorage, kind.name
@@ -152,78 +200,61 @@ def _check_picture(image: pydicom.Dataset, file: Path) -> None:
         message = f"{file} holds no image of a patient, but {named}: name a DICOM file with a picture"
         raise NoImageError(message, Reason.NO_PICTURE)
     if "PixelData" not in image:
+        named = kind or UID(str(image.file_meta.get("MediaStorageSOPClassUID") or ""))
+        if "Image Storage" in named.name or "Rows" in image:
+            message = f"{file} holds no pixels (PixelData), though it is an image: get the whole file again"
+            raise UnusableFileError(message, Reason.DAMAGED)
         raise NoImageError(f"{file} holds no image: name a DICOM file with pixels", Reason.NO_PICTURE)
 
 
-def _moment(image: pydicom.Dataset) -> datetime | None:
-    """Return the time of an image's study, or else of its acquisition or content; midnight for a date alone."""
-    for event in ("Study", "Acquisition", "Content"):
-        day = _DATE.fullmatch(str(image.get(f"{event}Date") or "").strip())
-        clock = _CLOCK.fullmatch(str(image.get(f"{event}Time") or "").strip() or "00")
-        if day and clock:
-            year, month, date, hour, minute, second = map(int, (*day.groups(), *clock.groups(default="0")[:3]))
-            fraction = int((clock[4] or "").ljust(6, "0"))
-            try:
-                return datetime(year, month, date, hour, minute, min(second, 59), fraction)  # noqa: DTZ001  DICOM has none
-            except ValueError:
-                continue
-    return None
-
-
-def _order(image: pydicom.Dataset, moment: datetime | None, file: Path) -> Order:
-    """Return an image's sort key among its patient's; images of a series, and of a study, stay together."""
-    if moment is None:
-        day, clock = str(image.get("StudyDate") or ""), str(image.get("StudyTime") or "")
-    else:
-        day, clock = f"{moment:%Y%m%d}".zfill(8), f"{moment:%H%M%S.%f}"
-    return (
-        day,
-        clock,
-        str(image.get("StudyInstanceUID") or ""),
-        int(image.get("SeriesNumber") or 0),
-        str(image.get("SeriesInstanceUID") or ""),
-        int(image.get("AcquisitionNumber") or 0),
-        int(image.get("InstanceNumber") or 0),
-        str(file),
-    )
-
-
-def _visits(patient: str, images: list[_Image]) -> ImageSequence:
-    ordered = sorted(images, key=lambda image: image.order)
-    moments = [image.moment for image in ordered if image.moment is not None]
+def _visits(patient: str, images: Iterable[_Image], doubts: tuple[Doubt, ...]) -> ImageSequence:
+    places, is_guess = in_order(image.place for image in images)
+    moments = [place.moment for place in places if place.moment is not None]
     times = None
-    if len(moments) == len(ordered):
+    if len(moments) == len(places):
         times = tuple((moment - moments[0]).total_seconds() / 86_400 for moment in moments)
-    frames = FrameFiles([FrameFile(image.file, 1, _frames) for image in ordered])
-    return ImageSequence("visits", patient, None, frames, times=times)
+    frames = FrameFiles([FrameFile(place.file, 1, _frames) for place in places])
+    doubts = (Doubt.ORDER, *doubts) if is_guess else doubts
+    return ImageSequence("visits", patient, None, frames, times=times, doubts=doubts)
 
 
 def _frames(file: Path, count: int, *, colour: bool = False) -> Sequence[Frame]:
     with quiet():
-        image = opened(file)
-        try:
-            held = frame_count(image)
-        except DAMAGE as error:
-            raise _undecoded(file, image, error) from None
+        image = _opened(file, count)
+
+    def shown(number: int) -> Frame:
+        with quiet():
+            return _decoded(file, image, partial(display_frame, colour=colour), number)
+
+    return DecodedLater(count, shown)
+
+
+def _opened(file: Path, count: int) -> pydicom.Dataset:
+    """Return a file's dataset; raise `UnusableFileError` if it holds another number of frames."""
+    image = opened(file)
+    try:
+        held = frame_count(image)
+    except DAMAGE as error:
+        raise _undecoded(file, image, error) from None
     if held != count:
         message = f"{file} announces {count} frames and holds {held}: get the whole file again"
         raise UnusableFileError(message, Reason.DAMAGED)
+    return image
 
-    def decoded(number: int) -> Frame:
-        with quiet():
-            try:
-                frame = display_frame(image, number, colour=colour)
-            except DAMAGE as error:
-                raise _undecoded(file, image, error) from None
-        if not np.isfinite(frame).all():
-            raise UnusableFileError(f"{file} holds pixels that are not finite", Reason.DAMAGED)
-        return frame
 
-    return DecodedLater(count, decoded)
+def _decoded(
+    file: Path, image: pydicom.Dataset, decode: Callable[[pydicom.Dataset, int], NDArray[Any]], number: int
+) -> NDArray[Any]:
+    try:
+        return decode(image, number)
+    except DAMAGE as error:
+        raise _undecoded(file, image, error) from None
 
 
 def _undecoded(file: Path, image: pydicom.Dataset, error: Exception) -> UnusableFileError:
     """Return an error that does not quote pydicom's, which may quote a tag."""
+    if isinstance(error, TagError):
+        return UnusableFileError(f"cannot decode the pixels of {file}: {error}", error.reason)
     kind, reason = Reason.DAMAGED, f"its pixels or the tags that describe them are damaged ({type(error).__name__})"
     # pydicom raises RuntimeError for a decoder that is missing, and for one that failed
     if isinstance(error, NotImplementedError) or "missing dependencies" in str(error):

@@ -74,9 +74,9 @@ def test_real_lookup_tables_agree_with_pydicom(name: str):
 
 
 def windowed(center: float) -> Dataset:
-    """Make the functional group of a frame with a window of width 200."""
+    """Make the functional group of a frame with a window of width 2000."""
     window, groups = Dataset(), Dataset()
-    window.WindowCenter, window.WindowWidth = center, 200
+    window.WindowCenter, window.WindowWidth = center, 2000
     groups.FrameVOILUTSequence = [window]
     return groups
 
@@ -87,11 +87,11 @@ def test_windows_of_single_frames_in_enhanced_images():
     stored = pixel_array(real).astype(float)
     real.SharedFunctionalGroupsSequence = [windowed(500)]
     shared = display_frames(real)
-    real.PerFrameFunctionalGroupsSequence = [windowed(100 + 10 * number) for number in range(10)]
+    real.PerFrameFunctionalGroupsSequence = [windowed(300 + 10 * number) for number in range(10)]
     own = display_frames(real)
     for number in (0, 9):
-        for shown, center in ((shared, 500), (own, 100 + 10 * number)):
-            expected = np.clip((stored[number] - center + 0.5) / 199 + 0.5, 0, 1)
+        for shown, center in ((shared, 500), (own, 300 + 10 * number)):
+            expected = np.clip((stored[number] - center + 0.5) / 1999 + 0.5, 0, 1)
             np.testing.assert_allclose(shown[number], expected)
 
 

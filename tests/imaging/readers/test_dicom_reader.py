@@ -23,9 +23,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from fedpp.errors import NoImageError, RawDataError
+from fedpp.errors import NoImageError, RawDataError, UnusableFileError
 from fedpp.imaging.readers.dicom_folder import read_dicom
 from fedpp.imaging.readers.layout import Choices, read_sequences
+from fedpp.imaging.reasons import Reason
 
 DICOM = DATA / "dicom"
 
@@ -184,7 +185,7 @@ def test_damaged_files_are_refused_quietly(tmp_path: Path, name: str, recwarn, c
 def test_pixels_that_are_no_numbers_are_refused(tmp_path: Path):
     """An image whose rescale makes infinite values is refused: they would spread over the whole sequence."""
     file = write(tmp_path / "endless.dcm", 7, PatientID="p", RescaleSlope="1e308", RescaleIntercept="1e308")
-    with pytest.raises(RawDataError, match=r"endless\.dcm holds pixels that are not finite"):
+    with pytest.raises(RawDataError, match=r"endless\.dcm: RescaleSlope.*not finite"):
         loaded(read_dicom(file)[0])
 
 
@@ -311,7 +312,6 @@ def test_series_of_one_study_stay_together(tmp_path: Path):
         ({"SOPClassUID": "1.2.840.10008.1.1", "Modality": "REG"}, "modality REG"),
         ({"SOPClassUID": None, "Modality": "KO"}, "modality KO"),
         ({"SOPClassUID": None}, ""),
-        ({"PixelData": None}, ""),
     ],
 )
 def test_pictures_are_recognised_by_sop_class_or_modality(tmp_path: Path, tags: dict[str, str], reason: str):
@@ -326,7 +326,7 @@ def test_pictures_are_recognised_by_sop_class_or_modality(tmp_path: Path, tags: 
     (sequence,), images, ignored = read_dicom(
         tmp_path, lambda path, error: refusals.append(f"{type(error).__name__} {path.name}")
     )
-    picture = not reason and "PixelData" not in tags
+    picture = not reason
     assert (images, ignored) == ((2, 0) if picture else (1, 1))
     assert refusals == ([] if picture else ["NoImageError odd.dcm"])
     assert values(sequence.frames) == ([7, 9] if picture else [7])
@@ -334,6 +334,19 @@ def test_pictures_are_recognised_by_sop_class_or_modality(tmp_path: Path, tags: 
     if not picture:
         with pytest.raises(NoImageError, match=rf"odd\.dcm holds no image.*{reason}"):
             read_dicom(file)
+
+
+def test_an_image_without_pixels_is_lost(tmp_path: Path):
+    """A file of an image's class that was cut before its pixels is no report: it is refused, and counted as lost."""
+    for name, tags in (("class.dcm", ("PixelData", "Rows")), ("rows.dcm", ("PixelData", "SOPClassUID"))):
+        image = pydicom.dcmread(write(tmp_path / name, 7, PatientID="p"))
+        for tag in tags:
+            del image[tag]
+        image.save_as(tmp_path / name)
+        with pytest.raises(UnusableFileError, match="holds no pixels") as refused:
+            read_dicom(tmp_path / name)
+        assert refused.value.reason == Reason.DAMAGED
+        assert not isinstance(refused.value, NoImageError)
 
 
 def test_a_file_that_cannot_be_used_is_refused_and_skipped(tmp_path: Path):
