@@ -10,8 +10,8 @@ from fedpp.config.run_config import LAYOUTS, WANTED_SENSITIVITY, RunConfig, RunS
 from fedpp.config.task import Gaps
 from fedpp.errors import ConfigError
 from fedpp.imaging.readers.breakhis import Series
-from fedpp.imaging.readers.chexpert import Uncertain, Views
 from fedpp.imaging.readers.layout import Choices
+from fedpp.imaging.readers.studies import Uncertain, Views
 from fedpp.imaging.splits import Method, SplitPlan
 from fedpp.keys.frame_cipher import DEFAULT_PATCH
 from fedpp.settings_file import load_settings

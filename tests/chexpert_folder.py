@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fedpp.imaging.readers.chexpert import FINDINGS
+from fedpp.imaging.readers.studies import FINDINGS
 
 HOSPITALS = {"north": range(1, 15), "south": range(10, 33)}  # patients: 10 to 14 are patients of both
 VISITS = (1, 3, 2)  # of patients 0, 1, 2 modulo 3

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from fedpp.errors import RawDataError
-from fedpp.imaging.readers.chexpert import COLUMNS, FINDINGS
+from fedpp.imaging.readers.chexpert import COLUMNS
+from fedpp.imaging.readers.studies import FINDINGS
 
 
 def grey(pixel: int) -> Image.Image:
@@ -18,10 +19,10 @@ def grey(pixel: int) -> Image.Image:
 
 
 def write_images(folder: Path, *names: str) -> None:
-    """Write one image a name; the pixels of the first are 1, of the second 2, and so on."""
+    """Write one image a name; the pixels of the first are 1, of the second 2, and so on to 255."""
     for position, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        grey(position + 1).save(folder / name)
+        grey(position % 255 + 1).save(folder / name)
 
 
 def write_table(root: Path, layout: str, *rows: tuple[str, str]) -> None:

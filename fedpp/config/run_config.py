@@ -20,7 +20,18 @@ MAX_SITES = 1000  # of a run: a vault is sent their proofs and the list of a sum
 MIN_HONEST = 2  # sites of each sum of a masked run: the sum over fewer is one site's update
 MAX_EXAMPLES = 2**31  # of all sites together
 MIN_BOUND, MAX_BOUND = 2.0**-20, 2.0**20  # of the magnitude of an update's value
-LAYOUTS = ("auto", "frames", "manifest", "chexpert", "dicom", "breakhis", "images")  # of raw data
+LAYOUTS = (  # of raw data
+    "auto",
+    "frames",
+    "manifest",
+    "chexpert",
+    "mimic-cxr",
+    "nih-chestxray14",
+    "dicom",
+    "breakhis",
+    "class-folders",
+    "images",
+)
 WANTED_SENSITIVITY = 0.9  # on validation data, of a report's operating point, unless another is given
 SITES_FOLDER = "FEDPP_SITES"  # environment variable: in a simulation, the folder of the site files
 BUNDLE = "FEDPP_BUNDLE"  # environment variable: SHA-256 of the app bundle that runs, as the site's launcher measured it

@@ -20,8 +20,10 @@ class Reason(StrEnum):
     NO_TIME = "without a time, which others of its sequence have"
     REPEATED = "image of a name that another one has"
     UNKNOWN_TYPE = "named as no known type"
+    UNLISTED = "named by no line of its table"
     # passed over: nothing is lost
     NO_PICTURE = "no image of a patient"
+    NOT_FRONTAL = "of a patient without a frontal view"
     COPY = "copy of another file"
 
 

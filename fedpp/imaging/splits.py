@@ -18,6 +18,7 @@ from fedpp.imaging.sequence import ImageSequence, Label
 Digest = Callable[[str], str]  # hex digest of a text: splits are public, so it must be keyed for real patients
 Method = Literal["hashed", "stratified"]
 
+UNDIVIDED = "train or validation"  # split of patients of whom the plan's share is for validation, the rest for training
 METHODS: tuple[Method, ...] = get_args(Method)
 
 

@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -25,7 +25,7 @@ from fedpp.errors import ConfigError, DatasetError, RawDataError, UnusableFileEr
 from fedpp.imaging.labels import ClassMap, Target
 from fedpp.imaging.preparation import Preparation, gaps
 from fedpp.imaging.sequence import ImageSequence, strict
-from fedpp.imaging.splits import SplitPlan
+from fedpp.imaging.splits import UNDIVIDED, SplitPlan
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.keys.frame_cipher import DEFAULT_PATCH, FrameCipher
 from fedpp.keys.key_domain import KeyDomain
@@ -137,15 +137,19 @@ def _check(sequences: Sequence[ImageSequence], time_gaps: Gaps) -> None:
 
 
 def _splits(sequences: Sequence[ImageSequence], plan: SplitPlan, domain: KeyDomain) -> dict[str, str]:
-    """Return the split of each patient: from the data, for all patients or none, else from the plan."""
+    """Return the split of each patient: from the data, for all patients or none, else from the plan.
+
+    The plan also divides the patients whom the data put into training or validation together.
+    """
     given = {s.patient: s.split for s in sequences if s.split is not None}
     if not given:
         return plan.assign(sequences, lambda text: domain.pseudonym("split", text))
     if any(given.get(s.patient) != s.split for s in sequences):
         raise RawDataError("the data put a patient into no split or into two: give each sequence its patient's split")
     if plan.folds is not None:
-        raise RawDataError("the data bring their own splits, so no folds are cut: remove the column split")
-    return given
+        raise RawDataError("the data bring their own splits, so no folds are cut: remove these splits")
+    undivided = [sequence for sequence in sequences if sequence.split == UNDIVIDED]
+    return {**given, **replace(plan, test=0).assign(undivided, lambda text: domain.pseudonym("split", text))}
 
 
 def _entries(

@@ -15,10 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier experiment in --out")
     data = parser.add_argument_group("data")
     data.add_argument("--layout", choices=LAYOUTS, help="layout of the raw data (default: auto)")
-    data.add_argument("--target", help="CheXpert: the finding (default Pleural Effusion)")
-    data.add_argument("--uncertain", choices=("ones", "zeros", "ignore"), help="CheXpert: label -1 (default ignore)")
+    data.add_argument("--target", help="X-rays with findings: the finding (default Pleural Effusion)")
     data.add_argument(
-        "--views", choices=("frontal", "first", "all"), help="CheXpert: images of a study (default frontal)"
+        "--uncertain", choices=("ones", "zeros", "ignore"), help="CheXpert, MIMIC-CXR: label -1 (default ignore)"
+    )
+    data.add_argument(
+        "--views", choices=("frontal", "first", "all"), help="CheXpert, MIMIC-CXR: images of a study (default frontal)"
     )
     data.add_argument(
         "--series", choices=("magnification", "slide"), help="BreakHis: what a sequence is (default magnification)"

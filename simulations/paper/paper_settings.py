@@ -9,8 +9,8 @@ from fedpp.config.model_spec import ARCHITECTURES, Architecture
 from fedpp.config.run_config import LAYOUTS
 from fedpp.errors import ConfigError
 from fedpp.imaging.readers.breakhis import Series
-from fedpp.imaging.readers.chexpert import Uncertain, Views
 from fedpp.imaging.readers.layout import Choices
+from fedpp.imaging.readers.studies import Uncertain, Views
 from fedpp.values import Declared, Flat, Listed, number, one_of, whole
 
 Side = Literal["plaintext", "ciphertext"]

@@ -18,8 +18,8 @@ from .opening import PassphraseSource, add_domain, card_of, open_domain, show, t
 if TYPE_CHECKING:
     from fedpp.imaging.labels import ClassMap
     from fedpp.imaging.readers.breakhis import Series
-    from fedpp.imaging.readers.chexpert import Uncertain, Views
     from fedpp.imaging.readers.layout import Choices
+    from fedpp.imaging.readers.studies import Uncertain, Views
     from fedpp.imaging.sequence import ImageSequence
     from fedpp.imaging.splits import SplitPlan
     from fedpp.ingest.ingestion import IngestSummary
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 def _add_raw(to: argparse.ArgumentParser) -> None:
     to.add_argument("raw", type=path, help="folder of images in one of the layouts, or a DICOM file")
     add_default(to, "--layout", "auto", "layout of the folder", LAYOUTS)
-    targets = "CheXpert: one finding, several with commas, or competition for its five"
+    targets = "X-rays with findings: one finding, several with commas, or competition for CheXpert's five"
     add_default(to, "--target", "Pleural Effusion", targets, str)
-    add_default(to, "--uncertain", "ignore", "CheXpert: meaning of the label -1", ("ones", "zeros", "ignore"))
-    add_default(to, "--views", "frontal", "CheXpert: images of a study", ("frontal", "first", "all"))
+    add_default(
+        to, "--uncertain", "ignore", "CheXpert, MIMIC-CXR: meaning of the label -1", ("ones", "zeros", "ignore")
+    )
+    add_default(to, "--views", "frontal", "CheXpert, MIMIC-CXR: images of a study", ("frontal", "first", "all"))
     add_default(to, "--series", "magnification", "BreakHis: images of a sequence", ("magnification", "slide"))
 
 

@@ -22,7 +22,7 @@ from fedpp.imaging.images import read_image
 from fedpp.imaging.labels import ClassMap
 from fedpp.imaging.preparation import Preparation, gaps, prepare
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence
-from fedpp.imaging.splits import SplitPlan
+from fedpp.imaging.splits import UNDIVIDED, SplitPlan
 from fedpp.ingest import ingestion as pipeline
 from fedpp.ingest.ingestion import IngestSettings, IngestSummary, ingest, sequence_pseudonym
 from fedpp.keys import encryption
@@ -252,6 +252,17 @@ def test_splits_of_the_data_are_kept(sequences, tmp_path: Path, domain: KeyDomai
     for split in SPLITS:
         expected = {domain.pseudonym("patient", patient).encode() for patient, s in given.items() if s == split}
         assert set(dataset.sequences["patient"][dataset.indices(split)]) == expected
+
+
+def test_training_of_the_data_is_divided_for_validation(sequences, tmp_path: Path, domain: KeyDomain):
+    """Where the data set only test patients apart, the plan's share of the others is for validation, none for test."""
+    tested = {sequences[i].patient for i in range(0, len(sequences), 5)}
+    given = [replace(s, split="test" if s.patient in tested else UNDIVIDED) for s in sequences]
+    summary = run(given, tmp_path / "out", domain, split=SplitPlan("stratified", validation=0.25, test=0.5))
+    others = len({s.patient for s in sequences}) - len(tested)
+    assert summary.patients["test"] == len(tested)
+    assert summary.patients["validation"] == pytest.approx(others / 4, abs=1)
+    assert summary.patients["train"] + summary.patients["validation"] == others
 
 
 def test_a_new_patient_moves_no_other(sequences, tmp_path: Path, domain: KeyDomain):

@@ -6,7 +6,7 @@ import pytest
 
 from fedpp.config.server_optimizer import ServerOptimizerConfig
 from fedpp.errors import ConfigError
-from fedpp.imaging.readers.chexpert import COMPETITION
+from fedpp.imaging.readers.studies import COMPETITION
 from fedpp.imaging.splits import SplitPlan
 from simulations.scenario import PhantomData, Scenario, names
 
@@ -73,7 +73,7 @@ def test_every_key_is_read(tmp_path: Path):
         ("hospitals: [a, '']", "names of folders in the data, got ''"),
         ('hospitals: [a, "b\\n"]', r"names of folders in the data, got 'b\\n'"),
         ("hospitals: [a, b]\nphantom: {patients: 3}", "hospitals or phantom, not both"),
-        ("target: [Edema, Effusion]", "target must be one of No Finding, .*, got 'Effusion'"),
+        ("target: [Edema, Effusions]", "target must be one of No Finding, .*, got 'Effusions'"),
         ("target: [Edema, Edema]", "target names a finding twice"),
         ("target: [Edema, Fracture]\nnegative: '0'", "several findings have their own names"),
         ("target: competition\nclasses: ['0', '1']", "several findings have their own names"),

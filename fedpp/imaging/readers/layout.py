@@ -8,26 +8,35 @@ from pathlib import Path
 
 from fedpp.config.run_config import LAYOUTS
 from fedpp.errors import ConfigError, RawDataError
-from fedpp.imaging.images import is_image
 from fedpp.imaging.labels import label_names
-from fedpp.imaging.readers.breakhis import Series, is_breakhis, read_breakhis
-from fedpp.imaging.readers.chexpert import Uncertain, Views, findings_of, is_chexpert, read_chexpert
-from fedpp.imaging.readers.dicom_folder import is_dicom, read_dicom
-from fedpp.imaging.readers.folders import files_below
-from fedpp.imaging.readers.frame_folders import COLUMNS, INDEX, read_frame_folders, unlisted
+from fedpp.imaging.readers import nih_chestxray14
+from fedpp.imaging.readers.breakhis import Series, read_breakhis
+from fedpp.imaging.readers.chexpert import is_chexpert, read_chexpert
+from fedpp.imaging.readers.class_folders import has_class_levels, read_class_folders
+from fedpp.imaging.readers.dicom_folder import read_dicom
+from fedpp.imaging.readers.frame_folders import INDEX, read_frame_folders, unlisted
 from fedpp.imaging.readers.image_folders import read_image_folders
 from fedpp.imaging.readers.manifest_table import MANIFEST, read_manifest
+from fedpp.imaging.readers.mimic_cxr import read_mimic_cxr
 from fedpp.imaging.readers.patient_labels import LABELS, without_images
-from fedpp.imaging.sequence import ImageSequence, Refuse, refuse
-from fedpp.imaging.tables import header, is_file
+from fedpp.imaging.readers.recognition import recognised
+from fedpp.imaging.readers.studies import FINDINGS, Uncertain, Views, findings_of
+from fedpp.imaging.sequence import FrameFiles, ImageSequence, Refuse, refuse
 from fedpp.texts import printable
 
+_FINDINGS = tuple(dict.fromkeys((*FINDINGS, *nih_chestxray14.FINDINGS, *nih_chestxray14.ALIASES)))  # of any layout
+_LAYOUTS_OF = {
+    "target": ("chexpert", "mimic-cxr", "nih-chestxray14"),
+    "uncertain": ("chexpert", "mimic-cxr"),
+    "views": ("chexpert", "mimic-cxr"),
+    "series": ("breakhis",),
+}
 Read = tuple[list[ImageSequence], str, str]  # sequences, how the layout was recognised, a remark or ""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Options of single layouts: CheXpert's findings, uncertain labels and views; BreakHis's series."""
+    """Options of single layouts: findings of X-rays, uncertain labels and views; BreakHis's series."""
 
     target: str = "Pleural Effusion"
     uncertain: Uncertain = "ignore"
@@ -36,17 +45,17 @@ class Choices:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """Return the names of the chosen CheXpert findings; several make the data multi-label."""
-        return findings_of(self.target)
+        """Return the names of the chosen findings; several make the data multi-label."""
+        return findings_of(self.target, _FINDINGS)
 
     def require(self, layout: str) -> None:
         """Raise `ConfigError` for a choice other than the default that a layout does not have."""
         for field in fields(self):
-            value, its = getattr(self, field.name), "breakhis" if field.name == "series" else "chexpert"
-            if layout != its and value != field.default:
+            value, its = getattr(self, field.name), _LAYOUTS_OF[field.name]
+            if layout not in its and value != field.default:
                 raise ConfigError(
-                    f"{field.name} {value!r} is for layout {its}, these data are read as {layout}: leave it out, "
-                    "or choose another layout"
+                    f"{field.name} {value!r} is for layout {' or '.join(its)}, these data are read as {layout}: leave "
+                    "it out, or choose another layout"
                 )
 
 
@@ -80,7 +89,7 @@ def layout_of(raw: Path, layout: str = "auto") -> str:
     _require_readable(raw)
     if layout != "auto":
         return layout
-    return "dicom" if raw.is_file() else _recognised(raw)
+    return "dicom" if raw.is_file() else recognised(raw)
 
 
 def missing_patients(raw: Path, layout: str, sequences: Sequence[ImageSequence]) -> int:
@@ -98,49 +107,6 @@ def _require_readable(raw: Path) -> None:
             (raw / INDEX).exists()
     except OSError as error:
         raise RawDataError(f"cannot read {raw}: {error.strerror}: check its name and its permissions") from None
-
-
-def _recognised(raw: Path) -> str:
-    closed: list[RawDataError] = []  # what cannot be opened may be of any layout; its reader reports it again
-    files: list[Path] = []
-
-    def has_dicom() -> bool:
-        files.extend(files_below(raw, lambda _, error: closed.append(error)))
-        return any(_is_dicom(file, closed) for file in files)
-
-    recognisers: list[tuple[str, Callable[[], bool]]] = [
-        ("frames", lambda: COLUMNS[0] in header(raw / INDEX, COLUMNS)),  # other tables may have that name
-        ("manifest", (raw / MANIFEST).is_file),
-        ("chexpert", lambda: is_chexpert(raw)),
-        ("dicom", has_dicom),
-        ("breakhis", lambda: is_breakhis(files)),
-        ("frames", (raw / INDEX).exists),  # its reader reports what the table lacks
-        ("images", lambda: any(map(is_image, files))),
-    ]
-    for layout, recognises in recognisers:
-        if recognises():
-            if layout == "images":
-                _refuse_tables_below(raw)
-            return layout
-    if closed:
-        raise closed[0]
-    found = "has no" if any(raw.iterdir()) else "is empty: it has no"
-    raise RawDataError(f"{raw} {found} {INDEX}, {MANIFEST}, table of CheXpert, DICOM file or image")
-
-
-def _is_dicom(file: Path, closed: list[RawDataError]) -> bool:
-    try:
-        return is_dicom(file)
-    except RawDataError as error:
-        closed.append(error)
-        return False
-
-
-def _refuse_tables_below(raw: Path) -> None:
-    """Raise `RawDataError` if the folders below have layouts of their own, and so are no patients."""
-    for folder in sorted(path for path in raw.iterdir() if path.is_dir()):
-        if COLUMNS[0] in header(folder / INDEX, COLUMNS) or is_file(folder / MANIFEST) or is_chexpert(folder):
-            raise RawDataError(f"{raw} is one folder too high: {folder} has a table of its own, name that folder")
 
 
 def _frames(raw: Path, _: Choices, refuse: Refuse) -> Read:
@@ -162,14 +128,32 @@ def _chexpert(raw: Path, choices: Choices, refuse: Refuse) -> Read:
     sequences = read_chexpert(
         raw, target=choices.target, uncertain=choices.uncertain, views=choices.views, refuse=refuse
     )
+    by = "the header of its table" if is_chexpert(raw) else "the names of its images"
+    return sequences, f"CheXpert, by {by}", _by_image(sequences, choices)
+
+
+def _mimic_cxr(raw: Path, choices: Choices, refuse: Refuse) -> Read:
+    sequences, remark = read_mimic_cxr(
+        raw, target=choices.target, uncertain=choices.uncertain, views=choices.views, refuse=refuse
+    )
+    return sequences, "MIMIC-CXR-JPG, by the names of its folders", f"{_by_image(sequences, choices)}; {remark}"
+
+
+def _nih_chestxray14(raw: Path, choices: Choices, refuse: Refuse) -> Read:
+    sequences, remark = nih_chestxray14.read_nih_chestxray14(raw, target=choices.target, refuse=refuse)
+    remarks = "; ".join(filter(None, (_by_image(sequences, choices), remark)))
+    return sequences, "NIH ChestX-ray14, by the header of its table", remarks
+
+
+def _by_image(sequences: Sequence[ImageSequence], choices: Choices) -> str:
+    """Return how many images have each state of each finding."""
     labels = [label for s in sequences for label in s.labels or () if label is not None]
     by_finding = [labels] if len(choices.findings) == 1 else zip(*labels, strict=True)
     counts = [Counter(state for state in states if state is not None) for states in by_finding]
     counted = [", ".join(f"{state} in {count}" for state, count in sorted(states.items())) for states in counts]
     by_name = zip_longest(choices.findings, counted)  # nothing was counted if none is known
     names = {choices.findings[0]: ""} if len(choices.findings) == 1 else {}  # of which the labels are the name already
-    remark = "; ".join(f"{names.get(name, f'{name} ')}by image: {states or 'no label'}" for name, states in by_name)
-    return sequences, "CheXpert, by the header of its table", remark
+    return "; ".join(f"{names.get(name, f'{name} ')}by image: {states or 'no label'}" for name, states in by_name)
 
 
 def _dicom(raw: Path, _: Choices, refuse: Refuse) -> Read:
@@ -177,13 +161,29 @@ def _dicom(raw: Path, _: Choices, refuse: Refuse) -> Read:
     kind = "DICOM file" if raw.is_file() else "DICOM folder, by the mark in its files"
     labels = f", labels from {LABELS}" if sequences[0].label is not None else ""
     ignored = f"{others} DICOM files without a picture, or copies of one, were ignored" if others else ""
-    return sequences, f"{kind}, {images} image files{labels}", ignored
+    remarks = "; ".join(filter(None, (ignored, _unread_classes(raw, sequences))))
+    return sequences, f"{kind}, {images} image files{labels}", remarks
+
+
+def _unread_classes(raw: Path, sequences: Sequence[ImageSequence]) -> str:
+    """Return a remark on folders of unlabelled DICOM files that are named as classes, "" without such folders."""
+    if raw.is_file() or any(sequence.label is not None for sequence in sequences):
+        return ""
+    frames = [sequence.frames for sequence in sequences]
+    files = [file.path for of in frames if isinstance(of, FrameFiles) for file in of.files]
+    named = has_class_levels(raw, files)
+    return f"folders are named as classes, which are no labels of DICOM files: write {LABELS}" if named else ""
 
 
 def _breakhis(raw: Path, choices: Choices, refuse: Refuse) -> Read:
     order = "a slide at one magnification" if choices.series == "magnification" else "a whole slide"
     remark = f"a sequence is {order}, in an order that is not time"
     return read_breakhis(raw, series=choices.series, refuse=refuse), "BreakHis, by the names of its files", remark
+
+
+def _class_folders(raw: Path, _: Choices, refuse: Refuse) -> Read:
+    sequences, remark = read_class_folders(raw, refuse)
+    return sequences, "folders of classes, by their names", remark
 
 
 def _images(raw: Path, _: Choices, refuse: Refuse) -> Read:
@@ -194,7 +194,10 @@ _READERS: dict[str, Callable[[Path, Choices, Refuse], Read]] = {
     "frames": _frames,
     "manifest": _manifest,
     "chexpert": _chexpert,
+    "mimic-cxr": _mimic_cxr,
+    "nih-chestxray14": _nih_chestxray14,
     "dicom": _dicom,
     "breakhis": _breakhis,
+    "class-folders": _class_folders,
     "images": _images,
 }

@@ -8,8 +8,9 @@ import pytest
 from conftest import DATA
 from raw_images import refused_in_one_line, values, write_images
 
-from fedpp.errors import ConfigError, RawDataError
-from fedpp.imaging.readers.chexpert import COMPETITION, FINDINGS, is_chexpert, read_chexpert
+from fedpp.errors import ConfigError, NoImageError, RawDataError
+from fedpp.imaging.readers.chexpert import is_chexpert, read_chexpert
+from fedpp.imaging.readers.studies import COMPETITION, FINDINGS
 from fedpp.imaging.visits import by_visit
 
 XRAYS = DATA / "chexpert_layout"
@@ -136,10 +137,12 @@ def test_recognised_by_its_header(tmp_path: Path):
     """A folder without such a table is none, whatever else is named .csv."""
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
+    assert not is_chexpert(tmp_path / "missing")
+    with pytest.raises(RawDataError, match="holds no table with CheXpert's columns, but bytes.csv: choose"):
+        read_chexpert(tmp_path)
     (tmp_path / "train.csv").write_text("Path,Frontal/Lateral,Edema\n")
     assert not is_chexpert(tmp_path)
-    assert not is_chexpert(tmp_path / "missing")
-    with pytest.raises(RawDataError, match="holds no table with CheXpert's columns"):
+    with pytest.raises(RawDataError, match="train.csv has no column Pleural Effusion"):
         read_chexpert(tmp_path)
     write_table(tmp_path / "any.csv")
     assert is_chexpert(tmp_path)
@@ -180,6 +183,26 @@ def test_an_absolute_path_is_refused(tmp_path: Path):
     write_table(root / "train.csv", (str(outside), "1"))
     with pytest.raises(RawDataError, match="line 2: Path leads out of"):
         read_chexpert(root)
+
+
+def test_a_view_that_nothing_tells_is_refused(tmp_path: Path):
+    """Without a column of views, the names of all files must tell them."""
+    write(tmp_path, ("patient1/study1/view1_frontal.png", "1"), ("patient1/study1/view2_LATERAL.png", "0"))
+    table = (tmp_path / "train.csv").read_text().replace("Frontal/Lateral", "View")
+    (tmp_path / "train.csv").write_text(table)
+    assert values(read_chexpert(tmp_path)[0].frames) == [1]
+    write_images(tmp_path, "patient1/study1/view2.png")
+    (tmp_path / "train.csv").write_text(table.replace("view2_LATERAL", "view2"))
+    with pytest.raises(RawDataError, match="line 3: neither Frontal/Lateral nor the file's name tells the view"):
+        read_chexpert(tmp_path)
+
+
+def test_patients_without_a_frontal_view_are_reported(tmp_path: Path):
+    """Each view of such a patient reaches `refuse`, as a file without which nothing is lost."""
+    write(tmp_path, ("patient1/study1/view1_frontal.png", "1"), ("patient2/study1/view1_lateral.png", "1"))
+    reported: list[tuple[str, type]] = []
+    read_chexpert(tmp_path, refuse=lambda path, error: reported.append((path.name, type(error))))
+    assert reported == [("view1_lateral.png", NoImageError)]
 
 
 def test_an_unknown_view_is_refused(tmp_path: Path):

@@ -133,9 +133,9 @@ def test_choices_reach_the_reader():
 @pytest.mark.parametrize(
     ("choices", "said"),
     [
-        (Choices(target="Edema"), "target 'Edema' is for layout chexpert"),
-        (Choices(uncertain="ones"), "uncertain 'ones' is for layout chexpert"),
-        (Choices(views="all"), "views 'all' is for layout chexpert"),
+        (Choices(target="Edema"), "target 'Edema' is for layout chexpert or mimic-cxr or nih-chestxray14"),
+        (Choices(uncertain="ones"), "uncertain 'ones' is for layout chexpert or mimic-cxr"),
+        (Choices(views="all"), "views 'all' is for layout chexpert or mimic-cxr"),
         (Choices(series="slide"), "series 'slide' is for layout breakhis"),
     ],
 )
@@ -152,7 +152,9 @@ def test_layouts_refuse_each_other_s_choices():
     """CheXpert has no series, BreakHis no target, uncertainty or views."""
     with pytest.raises(ConfigError, match="series 'slide' is for layout breakhis, these data are read as chexpert"):
         read_sequences(DATA / "chexpert_layout" / "site_a", "chexpert", Choices(series="slide"))
-    with pytest.raises(ConfigError, match="views 'first' is for layout chexpert, these data are read as breakhis"):
+    with pytest.raises(
+        ConfigError, match="views 'first' is for layout chexpert or mimic-cxr, these data are read as breakhis"
+    ):
         read_sequences(DATA / "breakhis_layout", "breakhis", Choices(views="first"))
 
 

@@ -164,7 +164,10 @@ def test_splits_and_folds(folder: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--target", "Edema"), "target 'Edema' is for layout chexpert, these data are read as dicom: leave it out"),
+        (
+            ("--target", "Edema"),
+            "target 'Edema' is for layout chexpert or mimic-cxr or nih-chestxray14, these data are read as dicom",
+        ),
         (("--layout", "dicom", "--series", "slide"), "series 'slide' is for layout breakhis, these data are read as"),
         (("--stride", 2), "--stride 2 is for --predict visit: add that, or leave --stride out"),
         (("--folds", 4, "--test", 0.5), "--test 0.5 has no effect beside --folds 4, of which part --fold is for"),
