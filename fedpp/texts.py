@@ -78,6 +78,8 @@ def look_alike(text: str) -> str:
 
     Letters and digits of other scripts become those that they look like or stand for; what shows nothing is left out.
     """
-    folded = INVISIBLE.sub("", normalize("NFKC", text)).casefold()
-    digits = (str(decimal(each)) if each.isdecimal() else each for each in normalize("NFKC", folded))
-    return "".join("".join(digits).translate(_ALIKE).split())
+    if text.isascii():  # tables have millions
+        return "".join(text.casefold().replace("`", "'").split())
+    folded = normalize("NFKC", INVISIBLE.sub("", normalize("NFKC", text)).casefold())
+    digits = "".join(str(decimal(each)) if each.isdecimal() else each for each in folded)
+    return "".join(digits.translate(_ALIKE).split())

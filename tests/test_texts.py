@@ -90,6 +90,7 @@ def test_the_escapes_of_a_file_name_are_legible() -> None:
         ("Ko\u0308nig", "K\u00f6nig", True),
         ("\uff30\uff11", "P1", True),
         ("P\u200b1", "P1", True),
+        ("\u3392", "mhz", True),
         ("\u0420\u0421", "PC", True),
         ("\u0397\u0391", "HA", True),
         ("BEN\u0130GN", "benign", True),
@@ -109,3 +110,10 @@ def test_a_form_looks_like_its_text(text: str) -> None:
     """The form has no blanks, and the text in other cases has the same one."""
     assert not any(character.isspace() for character in look_alike(text))
     assert look_alike(f" {text}\u200b") == look_alike(text)
+
+
+@given(st.text(st.characters(codec="ascii")))
+def test_a_form_is_that_of_the_text_in_full_width(text: str) -> None:
+    """What is written with ASCII alone has the form that it has in the width of Chinese characters."""
+    wide = "".join(chr(ord(each) + 0xFEE0) if "!" <= each <= "~" else each for each in text)
+    assert look_alike(wide) == look_alike(text)

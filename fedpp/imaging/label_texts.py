@@ -48,7 +48,7 @@ def label_texts(table: Path, cells: Iterable[tuple[int, str]]) -> list[str | Non
 def _form(text: str) -> str:
     """Return the form that labels share which may be the same."""
     alike = look_alike(text)
-    return str(Fraction(alike.replace(",", ".").rstrip("."))) if _NUMBER.fullmatch(alike) else alike
+    return str(Fraction(alike.replace(",", "."))) if _NUMBER.fullmatch(alike) else alike
 
 
 def _number(labels: int) -> str:

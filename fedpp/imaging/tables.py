@@ -26,7 +26,7 @@ Line = tuple[int, dict[str, str]]  # the number of a table's line, and its cells
 
 _SEPARATORS = (",", ";", "\t")
 _BREAK = re.compile(r"\r\n|\r|\n")
-_CHOICE = re.compile(r'\s*"?sep=([,;\t])"?\s*', re.IGNORECASE)  # first line of a table that Excel is to open
+_CHOICE = re.compile(r'\s*"?sep=[,;\t]"?\s*', re.IGNORECASE)  # first line of a table that Excel is to open
 _LOST = "\N{REPLACEMENT CHARACTER}"  # of a text that was decoded wrongly before
 
 
@@ -128,10 +128,9 @@ def _decoded(content: bytes, errors: str = "strict") -> str:
 def _parsed(text: str, columns: Sequence[str]) -> _Table:
     """Return the table, its separator being the one with which the header has most of `columns`, or most cells."""
     lines = [(number, line) for number, line in enumerate(_BREAK.split(text), 1) if line.strip()]
-    chosen = _CHOICE.fullmatch(lines[0][1]) if lines else None
-    (_, first), *below = lines[1 if chosen else 0 :] or [(1, "")]
+    (_, first), *below = lines[1 if lines and _CHOICE.fullmatch(lines[0][1]) else 0 :] or [(1, "")]
     known = set(map(look_alike, columns))
-    names = {separator: _names(first, separator) for separator in (chosen[1] if chosen else _SEPARATORS)}
+    names = {separator: _names(first, separator) for separator in _SEPARATORS}
     separator = max(names, key=lambda each: (len(known.intersection(names[each])), len(names[each])))
     return _Table(separator, names[separator], below)
 
@@ -165,7 +164,7 @@ def _split(table: Path, number: int, line: str, separator: str) -> list[str]:
         cells = _cells(line, separator)
     except csv.Error:
         cells = ['"']
-    if any('"' in cell and '"{}"'.format(cell.replace('"', '""')) not in line for cell in cells):
+    if '"' in line and any('"' in cell and '"{}"'.format(cell.replace('"', '""')) not in line for cell in cells):
         what = "a quote that is not closed on the line, or stands within a cell"
         raise RawDataError(f"{table}, line {number} has {what}: write each row on one line, and such a quote twice")
     return [cell.strip() for cell in cells]
@@ -182,7 +181,7 @@ def _check_rows(table: Path, names: list[str], rows: list[tuple[int, list[str]]]
             raise RawDataError(
                 f"{table}, line {line} has {differs} cells than the header ({others} such lines): {advice}"
             )
-        if list(map(look_alike, cells)) == names:
+        if all(look_alike(cell) == name for cell, name in zip(cells, names, strict=True)):
             raise RawDataError(f"{table}, line {line} is a second header: give each table a file of its own")
 
 

@@ -132,6 +132,7 @@ def test_two_forms_of_a_number_or_sign_are_refused(raw: Path, layout: str, one: 
         ("x" * 201, "line 2: label has more than 200 characters"),
         ("a\u200bb", "line 2: label holds a character that is not shown"),
         ("a\u00adb", "line 2: label holds a character that is not shown"),
+        ("a\u3164b", "line 2: label holds a character that is not shown"),
         ("a\u202eb", "line 2: label holds a character that is not shown"),
         ("a\x07b", "line 2: label holds a character that is not shown"),
         ("a\tb", "line 2: label holds a character that is not shown"),

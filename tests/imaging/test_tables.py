@@ -34,6 +34,8 @@ class Table:
     columns: tuple[str, ...]
     row: Callable[[str, str], list[str]]
     label: str  # the column of the label
+    negative: str = "0"
+    positive: str = "1"
 
 
 TABLES = (
@@ -61,6 +63,8 @@ TABLES = (
             "Frontal",
             *(label if column == "Pleural Effusion" else "" for column in CHEXPERT[2:]),
         ],
+        "Pleural Effusion",
+        "no Pleural Effusion",
         "Pleural Effusion",
     ),
 )
@@ -152,6 +156,8 @@ READ: dict[str, Content] = {
     "empty lines": lambda t: ("\n \n" + text(t).replace("\n", "\n\n,,,,\n\t\n")),
     "another column, with separators in quotes": lambda t: with_column(t, "note", "a, b; c\td"),
     "another column, its name with a separator": lambda t: with_column(t, 'weight; kg, "net"', "1;2"),
+    "another column, its name of many other separators": lambda t: with_column(t, ";" * 40, "1;2"),
+    "the header of NIH's table": lambda t: text(t).replace("\n", ",1,2,\n").replace("1,2", "Size[Width,Height]", 1),
     "another column, with quotes": lambda t: with_column(t, "note", 'so-called "mass", 3"'),
     "a column without a name, as of pandas": lambda t: with_column(t, "", "7"),
     "columns without a name at the end": lambda t: text(t).replace("\n", ",,\n"),
@@ -198,7 +204,9 @@ def test_what_a_table_says_is_read(read: Callable[..., list[ImageSequence]], tab
     """However a table is written, each patient has the label that the test wrote, and the pixels of the image."""
     found = read(table, READ[kind](table))
     assert [(s.patient, s.label, values(s.frames)) for s in found] == [
-        (patient, label, [number]) for number, (patient, label) in enumerate(zip(PATIENTS, LABELS, strict=True), 1)
+        ("patient1", table.negative, [1]),
+        ("patient2", table.positive, [2]),
+        ("patient3", table.negative, [3]),
     ]
     assert {doubt for s in found for doubt in s.doubts} == set()
 

@@ -81,8 +81,8 @@ def read_manifest(root: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequen
     if not groups:
         raise RawDataError(f"{table} names no image that can be read")
     splits = _splits(table, rows) if "split" in rows[0][1] else None
-    placed = {key: _placed(table, images, refuse) for key, images in groups.items()}
-    return [_sequence(table, name, patient, images) for (patient, name), images in placed.items()], splits
+    ordered = {key: _ordered(table, images, refuse) for key, images in groups.items()}
+    return [_sequence(name, patient, *images) for (patient, name), images in ordered.items()], splits
 
 
 def _file(root: Path, line: int, row: dict[str, str]) -> Path:
@@ -141,18 +141,7 @@ def _moment(kind: str, moment: datetime) -> _Time:
     return _Time(kind, (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1), _DAY)
 
 
-def _placed(table: Path, images: list[_Image], refuse: Refuse) -> list[_Image]:
-    """Return a sequence's images with a time, which alone have a place in its order, or all if none has one."""
-    timed = [image for image in images if image.time]
-    for image in images if timed else ():
-        if not image.time:
-            message = f"{table}, line {image.line}: time is empty, and not that of others of its sequence: complete it"
-            refuse(image.file, UnusableFileError(message, Reason.NO_TIME))
-    return timed or images
-
-
-def _sequence(table: Path, name: str, patient: str, images: list[_Image]) -> ImageSequence:
-    images, times = _ordered(table, images)
+def _sequence(name: str, patient: str, images: list[_Image], times: list[float] | None) -> ImageSequence:
     frames = [image for image in images for _ in range(image.pages)]
     doubts = {doubt for image in images for doubt in image.doubts} - ({Doubt.ORDER} if len(images) == 1 else set())
     return ImageSequence(
@@ -168,11 +157,18 @@ def _sequence(table: Path, name: str, patient: str, images: list[_Image]) -> Ima
     )
 
 
-def _ordered(table: Path, images: list[_Image]) -> tuple[list[_Image], list[float] | None]:
-    """Return a sequence's images in the order of time, and the days of each since the first, None without times."""
+def _ordered(table: Path, images: list[_Image], refuse: Refuse) -> tuple[list[_Image], list[float] | None]:
+    """Return a sequence's images in the order of time, and the days of each since the first.
+
+    Images without a time have no place in it, and go to `refuse`. If none has a time, the order is the table's.
+    """
     timed = [(image.time, image) for image in images if image.time]
     if not timed:
         return images, None
+    for image in images:
+        if not image.time:
+            message = f"{table}, line {image.line}: time is empty, and not that of others of its sequence: complete it"
+            refuse(image.file, UnusableFileError(message, Reason.NO_TIME))
     for (before, image), (after, other) in pairwise(timed):
         if before.kind != after.kind:
             what = f"a {before.kind} and a {after.kind} in one sequence, lines {image.line}, {other.line}"
