@@ -17,6 +17,7 @@ Target = int | tuple[int, ...]  # the number of a class, 0 the negative one; or 
 MAX_CLASSES = 32  # class names are public: a column of patients taken for labels must be refused
 NAMED = 8  # labels named in a message
 ABSENT = "no "  # before the name of a finding: the label of the sequences without it
+_ABSENCES = frozenset(("absent", "benign", "control", "healthy", "negative", "no", "no finding", "normal"))
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")
 
 
@@ -42,8 +43,8 @@ class ClassMap:
         """Return the map that fits the sequences' labels.
 
         `classes` lists labels in order, each perhaps with a name (`0=healthy`); `negative` names one against all the
-        others, or against those of `classes`; with neither there must be two labels, and the first by name, or that
-        of an absent finding, is negative. `findings` names the findings whose states are the labels of multi-label
+        others, or against those of `classes`; with neither there must be two labels, and that of health or absence, or
+        else the first by name, is negative. `findings` names the findings whose states are the labels of multi-label
         data. Raises `RawDataError` where labels and classes do not fit, `ConfigError` for bad choices, and `UsageError`
         where there is a choice to be made.
         """
@@ -99,8 +100,7 @@ class ClassMap:
                 f"{len(counts)} different labels{shown}: choose --negative LABEL, one against all others, or list "
                 "them, the negative one first: --classes LABEL,LABEL,..."
             )
-        first, second = sorted(counts)
-        pair = (second, first) if second == ABSENT + first else (first, second)
+        pair = sorted(counts, key=lambda label: (not _is_absence(label, counts), label))
         return cls(tuple(map(_name, pair)), tuple((label,) for label in pair))
 
     def taken(self, sequences: Sequence[ImageSequence]) -> tuple[list[ImageSequence], dict[str, int]]:
@@ -159,6 +159,11 @@ def label_of(states: tuple[str | None, ...], findings: tuple[str, ...]) -> Label
 def _name(label: str) -> str:
     """Return the name of a label's class: a number alone says nothing on a page of figures."""
     return f"label {label}" if _NUMBER.fullmatch(label) else label
+
+
+def _is_absence(label: str, among: Iterable[str]) -> bool:
+    """Tell whether a label says that nothing is found: a word for it, or "no" before another label."""
+    return label.casefold() in _ABSENCES or label in {ABSENT + other for other in among}
 
 
 def _names(classes: tuple[str, ...], known: Iterable[str]) -> dict[str, str]:

@@ -18,12 +18,15 @@ def labelled(*labels: str | None) -> list[ImageSequence]:
         (("b", "a", "b"), ("a", "b")),
         (("Edema", "no Edema"), ("no Edema", "Edema")),  # by name alone, the finding would be negative
         (("nothing", "no"), ("no", "nothing")),
+        (("COVID", "Normal"), ("Normal", "COVID")),
+        (("benign", "adenosis"), ("benign", "adenosis")),
+        (("normal", "benign"), ("benign", "normal")),  # both are such words: the first by name
         (("1", "0", "1"), ("label 0", "label 1")),
         (("1,5", "-2.0"), ("label -2.0", "label 1,5")),
     ],
 )
 def test_two_labels_need_no_choice(labels, classes):
-    """The first by name is negative, or the absence of a finding; a bare number is named as a label."""
+    """The label of health or absence is negative, or else the first by name; a bare number is named as a label."""
     chosen = ClassMap.choose(labelled(*labels), None, None)
     assert chosen.classes == classes
     assert {chosen.number(label) for label in labels} == {0, 1}
