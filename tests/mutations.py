@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from imagecodecs import jpeg2k_encode, jpeg8_encode, jpegls_encode
+from picture_files import encoded, tiff
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -49,7 +50,7 @@ class Reading:
 
 def sources(real: Path) -> dict[str, bytes]:
     """Return intact files by name: made here, and real DICOM files of up to 100 kB."""
-    made = {f"{name}.png": content for name, content in _pngs().items()}
+    made = {f"{name}.png": content for name, content in _pngs().items()} | _others()
     made |= {f"{name}.dcm": content for name, content in _dicoms().items()}
     small = (file for file in sorted(real.glob("*.dcm")) if file.stat().st_size < 100_000)
     return made | {f"real {file.name}": file.read_bytes() for file in small}
@@ -84,7 +85,7 @@ def read_damaged(intact: dict[str, bytes], seed: int, count: int, folder: Path) 
 def _written(folder: Path, name: str, content: bytes) -> Path:
     """Write a file, and return what its reader takes: a DICOM file, or the folder of a patient's folder."""
     raw = folder / ("damaged.dcm" if name.endswith(".dcm") else "damaged")
-    file = raw if raw.suffix else raw / "patient" / "image.png"
+    file = raw if raw.suffix else raw / "patient" / "image.png"  # whatever it is: its name does not count
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
     return raw
@@ -191,6 +192,29 @@ def _pngs() -> dict[str, bytes]:
         image.save(content, "PNG", **options)
         contents[name] = content.getvalue()
     return contents
+
+
+def _others() -> dict[str, bytes]:
+    ramp = (2 * np.add.outer(np.arange(40), np.arange(50))).astype(np.uint8)
+    grey, colour = Image.fromarray(ramp), Image.fromarray(np.dstack([ramp, ramp[::-1], ramp[:, ::-1]]))
+    film = {"save_all": True, "append_images": [grey.rotate(90), grey.rotate(180)]}
+    exif = Image.Exif()
+    exif[274] = 6
+    return {
+        "turned.jpg": encoded(grey, "JPEG", exif=exif),
+        "progressive.jpg": encoded(colour, "JPEG", progressive=True),
+        "restarts.jpg": encoded(colour, "JPEG", restart_marker_blocks=4),
+        "thumbnail.jpg": encoded(colour, "MPO", save_all=True, append_images=[colour.reduce(4)]),
+        "film.gif": encoded(grey, "GIF", **film),
+        "film.webp": encoded(colour, "WEBP", **film),
+        "still.webp": encoded(colour, "WEBP", exif=exif),
+        "pyramid.tif": tiff((ramp, {262: 0}), (ramp[::2, ::2].copy(), {254: 1})),
+        "deep.tif": tiff((ramp.astype(np.uint16) * 257, {274: 3}), (ramp, {}), order=">"),
+        "jpeg.tif": encoded(colour, "TIFF", compression="jpeg"),
+        "lzw.tif": encoded(colour, "TIFF", compression="tiff_lzw"),
+        "fax.tif": encoded(grey.convert("1"), "TIFF", compression="group4"),
+        "plain.bmp": encoded(colour, "BMP"),
+    }
 
 
 def _dicoms() -> dict[str, bytes]:

@@ -3,11 +3,11 @@
 import io
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from picture_files import TURNS, encoded, png, tiff
 from PIL import Image
 
 from fedpp.errors import UnusableFileError
@@ -18,22 +18,6 @@ Y, X = np.mgrid[:24, :32]
 RAMP = ((X * 5 + Y * 4) % 256).astype(np.uint8)  # not symmetric in any way
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32)).astype(np.uint8)
 COLOURS = np.dstack([NOISE, NOISE[::-1], NOISE[:, ::-1]])
-TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF 2.32, 4.6.5.1.6: from what is stored to what is shown
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: np.swapaxes(a, 0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.swapaxes(a[::-1, ::-1], 0, 1),
-    8: lambda a: np.rot90(a, 1),
-}
-
-
-def encoded(pixels: np.ndarray | Image.Image, form: str, **options: object) -> bytes:
-    content = io.BytesIO()
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    image.save(content, form, **options)
-    return content.getvalue()
 
 
 def frames(folder: Path, content: bytes, *, colour: bool = False) -> list[np.ndarray]:
@@ -52,37 +36,6 @@ def refused(folder: Path, content: bytes) -> str:
 def luma(colours: np.ndarray) -> np.ndarray:
     """Return grey by ITU-R BT.601, unrounded."""
     return colours @ np.array([0.299, 0.587, 0.114])
-
-
-def tiff(*pages: tuple[np.ndarray, dict[int, int]], order: str = "<") -> bytes:
-    """Return a TIFF of grey pages with these tags beside those of size and depth."""
-    content = bytearray((b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8))
-    for number, (pixels, others) in enumerate(pages):
-        kind = {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]
-        height, width = pixels.shape
-        data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
-        tags = {256: width, 257: height, 258: 8 * pixels.dtype.itemsize, 259: 1, 262: 1, 277: 1, 278: height}
-        tags |= {279: len(data), 339: kind} | others
-        at = len(content) + 2 + 12 * (len(tags) + 1) + 4
-        tags[273] = at
-        content += struct.pack(order + "H", len(tags))
-        for tag, value in sorted(tags.items()):
-            short = tag in {258, 259, 262, 274, 277, 339}
-            packed = struct.pack(order + "HH", value, 0) if short else struct.pack(order + "I", value)
-            content += struct.pack(order + "HHI", tag, 3 if short else 4, 1) + packed
-        after = at + len(data) + len(data) % 2
-        content += struct.pack(order + "I", after if number + 1 < len(pages) else 0) + data + bytes(len(data) % 2)
-    return bytes(content)
-
-
-def png(pixels: np.ndarray, depth: int, colour: int, *chunks: tuple[bytes, bytes], rows: bytes | None = None) -> bytes:
-    """Return a PNG of rows of whole bytes, with these chunks before its pixels."""
-    height, width = pixels.shape[:2]
-    plain = b"".join(b"\0" + row.tobytes() for row in pixels) if rows is None else rows
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)), *chunks]
-    parts += [(b"IDAT", zlib.compress(plain)), (b"IEND", b"")]
-    body = b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in parts)
-    return b"\x89PNG\r\n\x1a\n" + body
 
 
 @pytest.mark.parametrize("orientation", TURNS)
