@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from fedpp.errors import ConfigError, NoImageError, RawDataError
 from fedpp.imaging.images import read_image
+from fedpp.imaging.label_texts import is_no_label
 from fedpp.imaging.labels import label_of
 from fedpp.imaging.readers.folders import files_in
 from fedpp.imaging.reasons import Doubt, Reason
@@ -78,7 +79,7 @@ def require_choices(uncertain: str, views: str) -> None:
 
 
 def label_in(where: str, row: Mapping[str, str], findings: tuple[str, ...], uncertain: Uncertain) -> Label | None:
-    """Return the label in a table's row, which states 1, 0, -1 or nothing for each finding."""
+    """Return the label in a table's row, which states 1, 0, -1 or nothing (or NaN and the like) for each finding."""
     states = tuple(_state(where, finding, row[finding], _UNCERTAIN[uncertain]) for finding in findings)
     return label_of(states, findings)
 
@@ -86,7 +87,7 @@ def label_in(where: str, row: Mapping[str, str], findings: tuple[str, ...], unce
 def _state(where: str, finding: str, text: str, uncertain: str | None) -> str | None:
     states = {1.0: "1", 0.0: "0", -1.0: uncertain}
     try:
-        return states[float(text)] if text else None
+        return states[float(text.replace(",", "."))] if text and not is_no_label(text) else None
     except (ValueError, KeyError):
         raise RawDataError(f"{where}: {finding} must be 1, 0, -1 or empty") from None
 

@@ -78,8 +78,8 @@ def test_studies_and_views_are_in_the_order_of_their_numbers(tmp_path: Path, vie
 
 @pytest.mark.parametrize(("uncertain", "expected"), [("ones", PRESENT), ("zeros", ABSENT), ("ignore", None)])
 def test_findings_become_labels(tmp_path: Path, uncertain, expected: str | None):
-    """1 and 0 are known, blank is not, and -1 is what was chosen; the label is the last one known."""
-    findings = ("1.0", "1", " 0.0 ", "", "-1.0", "-1", "")
+    """1 and 0 are known, blank or NaN is not, and -1 is what was chosen; the label is the last one known."""
+    findings = ("1.0", "1", " 0.0 ", "", "-1.0", "-1,0", "NaN")
     write(tmp_path, *((f"patient1/study{n}/view1_frontal.png", finding) for n, finding in enumerate(findings)))
     (sequence,) = read_chexpert(tmp_path, uncertain=uncertain)
     assert sequence.labels == (PRESENT, PRESENT, ABSENT, None, expected, expected, None)
@@ -153,7 +153,7 @@ def test_recognised_by_its_header(tmp_path: Path):
     [
         ("patient666/study1/view1_frontal.png", "2", "line 3: Pleural Effusion must be 1, 0, -1 or empty"),
         ("patient666/study1/view1_frontal.png", "yes", "line 3: Pleural Effusion must be"),
-        ("patient666/study1/view1_frontal.png", "nan", "line 3: Pleural Effusion must be"),
+        ("patient666/study1/view1_frontal.png", "inf", "line 3: Pleural Effusion must be"),
         ("patient666/study2/view1_frontal.png", "1", "line 3: Path names no file below .*: restore it"),
         ("patient666/view1_frontal.png", "1", "line 3: Path must end like"),
         ("../patient666/study1/view1_frontal.png", "1", "line 3: Path leads out of"),
