@@ -26,7 +26,8 @@ A message never holds key material, pixels or a patient's identifier.
 
 import json
 from collections.abc import Mapping
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 
 class FedppError(Exception):
@@ -60,10 +61,12 @@ class UnusableFileError(RawDataError):
         """Take the message for the secret zone, and the kind of fault, which may be shown anywhere."""
         super().__init__(message)
         self.reason = reason
+        self.path: Path | None = None  # of the file, and its patient's identifier, where they are known
+        self.patient = ""
 
-    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str], dict[str, Any]]:
         """Return what makes the error anew in another process: workers read images, too."""
-        return type(self), (str(self), self.reason)
+        return type(self), (str(self), self.reason), self.__dict__
 
 
 class NoImageError(UnusableFileError):

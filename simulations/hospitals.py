@@ -14,9 +14,9 @@ from fedpp.config.site_policy import EvaluationLimits, SitePolicy
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError
 from fedpp.files import create_exclusively
+from fedpp.imaging.account import read_accounted
 from fedpp.imaging.labels import ClassMap
 from fedpp.imaging.preparation import Preparation
-from fedpp.imaging.readers.layout import read_sequences
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.imaging.splits import partition_patients
 from fedpp.imaging.visits import by_visit, of_length
@@ -130,16 +130,16 @@ def sequences_of(scenario: Scenario, data: Path | None, out: Path) -> tuple[list
     source = scenario.source(data)
     choices, sites, seed = scenario.choices(), scenario.run.sites, scenario.run.training.seed
     if isinstance(source, Path) and scenario.hospitals:
-        read = [read_sequences(source / name, scenario.layout, choices) for name in scenario.hospitals]
+        read = [read_accounted(source / name, scenario.layout, choices) for name in scenario.hospitals]
         raw = [_predicted(scenario, sequences) for sequences, _ in read]
         lines = zip(scenario.hospitals, read, strict=True)
         recognised = ". ".join(f"{name}: {described}" for name, (_, described) in lines)
     elif isinstance(source, Path):
-        sequences, recognised = read_sequences(source, scenario.layout, choices)
+        sequences, recognised = read_accounted(source, scenario.layout, choices)
         raw = partition_patients(_predicted(scenario, sequences), sites, seed)
     else:
         folders = write_phantom(out / "raw", hospitals=sites, **asdict(source), seed=seed)
-        raw = [_predicted(scenario, read_sequences(folder, scenario.layout, choices)[0]) for folder in folders]
+        raw = [_predicted(scenario, read_accounted(folder, scenario.layout, choices)[0]) for folder in folders]
         described = f"{source.patients} patients each, {source.visits} visits"
         recognised = f"phantom DICOM: {sites} hospitals, {described}"
     return ([_shuffled(site, seed) for site in raw] if scenario.shuffle_labels else raw), recognised

@@ -20,7 +20,7 @@ def readable(sequences: Iterable[ImageSequence], refuse: Refuse) -> list[ImageSe
         files = _whole_files(sequence)
         for file in files:
             if file not in known:
-                known[file] = _decodes(file, refuse)
+                known[file] = _decodes(file, sequence.patient, refuse)
         whole = [file for file in files if known[file]]
         if whole:
             kept.append(sequence if len(whole) == len(files) else with_files(sequence, whole))
@@ -45,11 +45,12 @@ def _whole_files(sequence: ImageSequence) -> tuple[FrameFile, ...]:
     return frames.files
 
 
-def _decodes(file: FrameFile, refuse: Refuse) -> bool:
+def _decodes(file: FrameFile, patient: str, refuse: Refuse) -> bool:
     try:
         for _ in file.read():
             pass
     except UnusableFileError as error:
+        error.patient = patient
         refuse(file.path, error)
         return False
     return True

@@ -21,10 +21,24 @@ class Reason(StrEnum):
     REPEATED = "image of a name that another one has"
     UNKNOWN_TYPE = "named as no known type"
     UNLISTED = "named by no line of its table"
+    DANGLING = "link to nothing"
+    OTHER_FORM = "image that the layout does not read"
     # passed over: nothing is lost
     NO_PICTURE = "no image of a patient"
     NOT_FRONTAL = "of a patient without a frontal view"
     COPY = "copy of another file"
+    LINK_INSIDE = "link to a folder that is read by itself, or not wanted"
+    UNNAMED = "image that no table names or the options leave out"
+    LEFT_OUT = "left out by the options"
+    UNREAD_TABLE = "table that is not read"
+    ARCHIVE = "archive that is not unpacked"
+    HIDDEN = "hidden file"
+    NO_FILE = "device, pipe or socket"
+    OTHER = "of no image's type, by its name"
+
+
+# The content of such a file cannot be read, so that nothing but another copy of it helps.
+UNREADABLE = frozenset((Reason.DAMAGED, Reason.TOO_LARGE, Reason.NO_DECODER))
 
 
 class Doubt(StrEnum):

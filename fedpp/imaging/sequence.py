@@ -29,15 +29,11 @@ class Reader(Protocol):
 Refuse = Callable[[Path, UnusableFileError], None]
 
 
-def refuse(_: Path, error: UnusableFileError) -> None:
+def refuse(path: Path, error: UnusableFileError) -> None:
     """Raise the error, so that the first unusable file ends the reading; ignore a file without a picture."""
     if not isinstance(error, NoImageError):
-        raise strict(error)
-
-
-def strict(error: UnusableFileError) -> UnusableFileError:
-    """Return the error of a file that ends the reading, with advice to skip such files."""
-    return UnusableFileError(f"{error}; `fedpp-site ingest --skip-unreadable` skips such files", error.reason)
+        error.path = path
+        raise error
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +137,12 @@ class FrameFiles(Sequence[Frame]):
 
     def _read(self, chosen: Sequence[int], *, colour: bool) -> Iterator[Frame]:
         for number, indices in groupby(chosen, key=lambda index: bisect_right(self._ends, index)):
-            read = self._files[number].read(colour=colour)
-            yield from (read[index - self._start(number)] for index in indices)
+            try:
+                read = self._files[number].read(colour=colour)
+                yield from (read[index - self._start(number)] for index in indices)
+            except UnusableFileError as error:
+                error.path = self._files[number].path
+                raise
 
     def _start(self, number: int) -> int:
         return self._ends[number] - self._files[number].count

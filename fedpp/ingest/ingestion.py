@@ -21,10 +21,11 @@ from fedpp.config.run_config import SPLITS
 from fedpp.config.task import Gaps, Task
 from fedpp.dataset.dataset_manifest import SequenceRecord
 from fedpp.dataset.dataset_writer import DatasetWriter
-from fedpp.errors import ConfigError, DatasetError, RawDataError, UnusableFileError
+from fedpp.errors import ConfigError, DatasetError, RawDataError
 from fedpp.imaging.labels import ClassMap, Target
 from fedpp.imaging.preparation import Preparation, gaps
-from fedpp.imaging.sequence import ImageSequence, strict
+from fedpp.imaging.same_pictures import DigestedFrames, SamePictures
+from fedpp.imaging.sequence import FrameFiles, ImageSequence
 from fedpp.imaging.splits import UNDIVIDED, SplitPlan
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.keys.frame_cipher import DEFAULT_PATCH, FrameCipher
@@ -38,6 +39,7 @@ AHEAD = 3  # batches per core that are read before they are written
 
 Cipher = SequenceCipher | FrameCipher
 Values = NDArray[np.floating]
+Digested = tuple[Values, list[int]]  # a prepared sequence, and the digests of the frames that were read for it
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,12 @@ class IngestSummary:
     classes: dict[str, int]  # sequences per class, or with each finding present; empty for unlabelled data
     missing_classes: dict[str, list[str]]  # per split that lacks some: classes, or findings, without a sequence
     findings: dict[str, dict[str, int]]  # multi-label: sequences where each is present, absent, unknown
+    same_pictures: dict[str, int]  # pictures of several patients, by kind of issue
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the summary as JSON values; findings only for multi-label data."""
+        """Return the summary as JSON values; findings only for multi-label data, and no issues."""
         values = {**asdict(self), "shape": list(self.shape)}
+        del values["same_pictures"]
         if not self.findings:
             del values["findings"]
         return values
@@ -105,17 +109,19 @@ def ingest(
     entries = _entries(sequences, splits, class_map, domain)
     cipher, prep = _cipher(domain, settings), settings.preparation
     rows = np.empty((prep.frames, prep.height, prep.width, prep.channels, domain.n), prep.dtype)  # reused
+    same = SamePictures()
     bar = tqdm(entries, desc="encrypting", unit="sequence", disable=None if progress else True)
     try:
         with _writer(out, domain, class_map, settings) as writer, bar:
-            images = prepared([entry.sequence for entry in entries], prep)
-            for entry, values in zip(bar, images, strict=True):
+            images = _digested([entry.sequence for entry in entries], prep)
+            for entry, (values, digests) in zip(bar, images, strict=True):
+                same.add(digests, entry.record.patient, entry.record.split)
                 frames = cipher.frames(entry.record.id, values, rows[: len(values)])
                 label = _label(cipher, entry, len(class_map.classes))
                 writer.add(entry.record, frames, label, _time_gaps(cipher, entry, settings))
     except OSError as error:
         raise DatasetError(f"cannot write the dataset {out}: {error.strerror or type(error).__name__}") from None
-    return _summary(out, domain, prep, entries, class_map)
+    return _summary(out, domain, prep, entries, class_map, same)
 
 
 def sequence_pseudonym(domain: KeyDomain, sequence: ImageSequence) -> str:
@@ -223,7 +229,12 @@ def _writer(out: Path, domain: KeyDomain, class_map: ClassMap, settings: IngestS
 
 
 def _summary(
-    out: Path, domain: KeyDomain, prep: Preparation, entries: Sequence[_Entry], class_map: ClassMap
+    out: Path,
+    domain: KeyDomain,
+    prep: Preparation,
+    entries: Sequence[_Entry],
+    class_map: ClassMap,
+    same: SamePictures,
 ) -> IngestSummary:
     splits = {entry.record.patient: entry.record.split for entry in entries}
     classes = dict(enumerate(class_map.classes))
@@ -244,6 +255,7 @@ def _summary(
             name: {"present": of_one.count(1), "absent": of_one.count(0), "unknown": of_one.count(UNKNOWN)}
             for name, of_one in zip(class_map.classes, states, strict=False)
         },
+        same.issues(),
     )
 
 
@@ -259,6 +271,10 @@ def prepared(sequences: Sequence[ImageSequence], preparation: Preparation) -> It
 
     The workers get images and no keys; the caller encrypts.
     """
+    return (values for values, _ in _digested(sequences, preparation))
+
+
+def _digested(sequences: Sequence[ImageSequence], preparation: Preparation) -> Iterator[Digested]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     spent = 0.0
     for number, sequence in enumerate(sequences):
@@ -271,9 +287,9 @@ def prepared(sequences: Sequence[ImageSequence], preparation: Preparation) -> It
         yield values
 
 
-def _on_all_cores(sequences: Sequence[ImageSequence], preparation: Preparation, cores: int) -> Iterator[Values]:
+def _on_all_cores(sequences: Sequence[ImageSequence], preparation: Preparation, cores: int) -> Iterator[Digested]:
     pool = ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=_end_with_parent)
-    waiting: deque[Future[list[Values]]] = deque()
+    waiting: deque[Future[list[Digested]]] = deque()
     try:
         for first in range(0, len(sequences), BATCH):
             waiting.append(pool.submit(_prepared_batch, sequences[first : first + BATCH], preparation))
@@ -287,15 +303,15 @@ def _on_all_cores(sequences: Sequence[ImageSequence], preparation: Preparation, 
         pool.shutdown(cancel_futures=True)
 
 
-def _prepared_batch(sequences: Sequence[ImageSequence], preparation: Preparation) -> list[Values]:
+def _prepared_batch(sequences: Sequence[ImageSequence], preparation: Preparation) -> list[Digested]:
     return [_prepared(sequence, preparation) for sequence in sequences]
 
 
-def _prepared(sequence: ImageSequence, preparation: Preparation) -> Values:
-    try:
-        return preparation.of(sequence)
-    except UnusableFileError as error:
-        raise strict(error) from None
+def _prepared(sequence: ImageSequence, preparation: Preparation) -> Digested:
+    if not isinstance(sequence.frames, FrameFiles):
+        return preparation.of(sequence), []
+    frames = DigestedFrames(sequence.frames)
+    return preparation.of(replace(sequence, frames=frames)), frames.digests
 
 
 def _end_with_parent() -> None:

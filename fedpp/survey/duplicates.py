@@ -11,12 +11,12 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fedpp.imaging.same_pictures import digest
 from fedpp.imaging.sequence import Frame, FrameFile
 
 SIDE = 16  # of the hash: 16 rows of 16 comparisons
@@ -122,13 +122,6 @@ class ImageIndex:
             frames = self._files[file][0].read()
             vectors.update({image: correlation_vector(frames[self._places[2 * image + 1]]) for image in of_file})
         return vectors
-
-
-def digest(frame: Frame) -> int:
-    """Return 64 bits of a hash of a frame's size and pixels."""
-    state = blake2b(str(frame.shape).encode(), digest_size=8)
-    state.update(np.ascontiguousarray(frame, dtype=np.float64).data)
-    return int.from_bytes(state.digest())
 
 
 def difference_hash(frame: Frame) -> tuple[int, ...] | None:

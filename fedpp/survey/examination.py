@@ -13,26 +13,24 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from fedpp.errors import NoImageError, RawDataError
+from fedpp.errors import RawDataError, UnusableFileError
+from fedpp.imaging.account import Account, Entry, Outcome
 from fedpp.imaging.dicom.burned_in import suspicion
-from fedpp.imaging.images import is_image
 from fedpp.imaging.labels import MAX_CLASSES, label_names
 from fedpp.imaging.readable import with_files
 from fedpp.imaging.readers.dicom_folder import is_dicom
-from fedpp.imaging.readers.folders import files_below
 from fedpp.imaging.readers.layout import Choices, layout_of, missing_patients, read_sequences
 from fedpp.imaging.readers.manifest_table import MANIFEST
+from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import Frame, FrameFile, FrameFiles, ImageSequence, Label
 from fedpp.imaging.tables import NO_IMAGE, is_file, read_table
 from fedpp.survey.duplicates import ImageIndex, Pair
 from fedpp.survey.facts import (
-    UNLISTED,
     DuplicateFact,
     Facts,
     FileFact,
     GapFact,
     LabelFact,
-    Outcome,
     Survey,
     Thumbnails,
     lengths,
@@ -57,31 +55,30 @@ def examine(raw: Path, layout: str = "auto", choices: Choices = CHOICES, *, prog
     in_two_splits = without_images = 0
     try:
         layout = layout_of(raw, layout)
-        sequences, recognised = read_sequences(raw, layout, choices, examination.refuse)
+        sequences, recognised = read_sequences(raw, layout, choices, examination.account)
         without_images = missing_patients(raw, layout, sequences)
     except RawDataError as error:
         in_two_splits = _patients_in_two_splits(raw / MANIFEST) if layout in {"auto", "manifest"} else 0
-        if not in_two_splits and not examination.refused():
+        if isinstance(error, UnusableFileError):
+            examination.account(error.path or raw, error)
+        elif not in_two_splits and not examination.account.count(Outcome.LOST):
             raise
-        recognised = f"nothing was read: {examination.relative(error)}"
+        why = error.reason if isinstance(error, UnusableFileError) else examination.relative(error)
+        recognised = f"nothing was read: {why}"
     shown = set(_shown([sequence.label for sequence in sequences]))
     total = sum(len(_files(sequence)) for sequence in sequences)
     with tqdm(total=total, desc="examining", unit="file", disable=None if progress else True) as bar:
         for position, sequence in enumerate(sequences):
             examination.add(sequence, show=position in shown)
             bar.update(len(_files(sequence)))
-    examination.add_other_files()
-    return examination.survey(printable(recognised), in_two_splits, without_images)
+    return examination.survey(printable(recognised), layout, in_two_splits, without_images)
 
 
 def summary(survey: Survey) -> str:
-    """Return the survey as lines for a terminal or log, with the names of refused files."""
+    """Return the survey as lines for a terminal or log, which name no file and no patient."""
     lines = [survey.recognised]
-    read, refused, ignored = (survey.count(outcome) for outcome in ("read", "refused", "ignored"))
-    facts = {"files": f"{read} read, {refused} refused, {ignored} ignored"}
-    facts["images"] = (
-        f"{survey.frames} in {number(survey.sequences, 'sequence')} of {number(survey.patients, 'patient')}"
-    )
+    read = f"{survey.frames} in {number(survey.sequences, 'sequence')} of {number(survey.patients, 'patient')}"
+    facts = {"images": read}
     if survey.sizes:
         facts["sizes"] = listed([f"{size} ({count})" for size, count in survey.sizes.items()])
     if survey.lengths:
@@ -91,7 +88,7 @@ def summary(survey: Survey) -> str:
         facts["gaps"] = f"days: quartiles {first:.4g}, {middle:.4g}, {third:.4g}, longest {high:.4g}"
     lines += [f"  {name:<9}{value}" for name, value in facts.items()]
     lines += _label_lines(survey)
-    lines += [f"  refused: {file.reason}" for file in survey.files if file.outcome == "refused"]
+    lines += survey.account.lines()
     lines += [f"note: {note}" for note in survey.notes]
     lines += [f"issue {issue.kind}: {issue.what}; {issue.advice}" for issue in survey.issues]
     return "\n".join(lines if survey.issues else [*lines, "no issues found"])
@@ -116,6 +113,7 @@ class _Examination:
 
     def __init__(self, raw: Path, findings: tuple[str, ...]) -> None:
         self._raw, self._findings = raw, findings
+        self.account = Account(raw)
         self._facts: dict[Path, FileFact] = {}
         self._splits: dict[Path, str | None] = {}
         self._index = ImageIndex()
@@ -125,15 +123,6 @@ class _Examination:
         self._first_files: list[str] = []  # of each
         self._gaps: list[float] = []
         self._thumbnails: list[Thumbnails] = []
-
-    def refused(self) -> bool:
-        """Tell whether a file could not be read."""
-        return any(fact.outcome == "refused" for fact in self._facts.values())
-
-    def refuse(self, file: Path, error: RawDataError) -> None:
-        """Record a file that cannot be used."""
-        outcome: Outcome = "ignored" if isinstance(error, NoImageError) else "refused"
-        self._facts[file] = FileFact(self.relative(file), outcome, self.relative(error))
 
     def add(self, sequence: ImageSequence, *, show: bool) -> None:
         """Read the files of one sequence, and make thumbnails if `show`."""
@@ -145,8 +134,9 @@ class _Examination:
             try:
                 images += self._read(file, sequence, {index - start for index in wanted})
                 read[file] = start
-            except RawDataError as error:
-                self.refuse(file.path, error)
+            except UnusableFileError as error:
+                error.patient = sequence.patient
+                self.account(file.path, error)
             start += file.count
         if read:
             self._keep(sequence, read, tuple(images))
@@ -163,37 +153,25 @@ class _Examination:
             label = None if names is None else printable(names)
             self._thumbnails.append(Thumbnails(label, first_file, len(kept.frames), images))
 
-    def add_other_files(self) -> None:
-        """Record the files of the folder that are in no sequence."""
-        for file in files_below(self._raw, self._refuse_other) if self._raw.is_dir() else ():
-            if file in self._facts:
-                continue
-            try:
-                reason = UNLISTED if is_image(file) or is_dicom(file) else "no image, by its name"
-                self._facts[file] = FileFact(self.relative(file), "ignored", reason)
-            except RawDataError as error:
-                self.refuse(file, error)
-
-    def _refuse_other(self, path: Path, error: RawDataError) -> None:
-        """Record what cannot be listed, except for a link through which a table names files that were read."""
-        if not any(path in file.parents for file in self._facts):
-            self.refuse(path, error)
-
-    def survey(self, recognised: str, in_two_splits: int, without_images: int) -> Survey:
+    def survey(self, recognised: str, layout: str, in_two_splits: int, without_images: int) -> Survey:
         """Return the result with its issues and notes."""
         near, more = self._index.near()
         sequences = self._sequences
+        self.account.close(sequences, layout)
         facts = Facts(
             sequences,
             self._first_files,
             LabelFact.of_all(sequences, self._findings),
-            tuple(self._facts[path] for path in sorted(self._facts)),
+            tuple(self._fact(path, entry) for path, entry in self.account.entries.items()),
             tuple(map(self._duplicate, (*self._index.same(), *near))),
             GapFact.of(self._gaps) if self._gaps else None,
             {f"{width} x {height}": count for (height, width), count in self._sizes.most_common()},
             in_two_splits,
             without_images,
             more,
+            layout,
+            self.account.issues(),
+            self.account.reasons(Outcome.PASSED).get(Reason.UNNAMED, 0),
         )
         own_labels = [label for sequence in sequences for label in sequence.labels or ()]
         return Survey(
@@ -213,6 +191,12 @@ class _Examination:
             issues=issues(facts),
             notes=notes(facts),
             thumbnails=tuple(self._thumbnails),
+            account=self.account,
+        )
+
+    def _fact(self, path: Path, entry: Entry) -> FileFact:
+        return self._facts.get(path) or FileFact(
+            self.relative(path), entry.outcome, self.relative(entry.message) or entry.reason
         )
 
     def relative(self, named: object) -> str:
@@ -242,7 +226,7 @@ class _Examination:
         suspected = (suspicion(file.path) if dicom else None) or ""
         self._index.add(file, self._patients.setdefault(sequence.patient, len(self._patients)), frames())
         self._facts[file.path] = FileFact(
-            self.relative(file.path), "read", "", len(sizes), *sizes[0], blank, dicom, suspected
+            self.relative(file.path), Outcome.READ, "", len(sizes), *sizes[0], blank, dicom, suspected
         )
         self._splits[file.path] = sequence.split
         self._sizes.update(sizes)

@@ -6,17 +6,16 @@ Files are named; patients are counted and never named.
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Self
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 import numpy as np
 
-from fedpp.imaging.labels import label_names
+from fedpp.imaging.account import Account, Outcome
+from fedpp.imaging.labels import MAX_CLASSES, label_names
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.texts import printable
 
-Outcome = Literal["read", "refused", "ignored"]
-UNLISTED = "an image in no sequence"  # why a file was ignored
 # Days from one visit to the next: the end of each class, and its name.
 GAPS: tuple[tuple[float, str], ...] = (
     (0.0, "none"),
@@ -137,6 +136,9 @@ class Facts:
     patients_in_two_splits: int = 0  # by the data's own table
     patients_without_images: int = 0  # named in the table of labels
     more_near_duplicates: bool = False  # too many were proposed: some may be missing
+    layout: str = "auto"
+    doubts: Mapping[str, int] = field(default_factory=dict)  # of the account, by kind of issue
+    unnamed: int = 0  # images that no table names
 
 
 @dataclass(frozen=True)
@@ -159,16 +161,33 @@ class Survey:
     issues: tuple[Issue, ...]
     notes: tuple[str, ...]
     thumbnails: tuple[Thumbnails, ...] = field(repr=False)
+    account: Account = field(repr=False, compare=False)
 
     def count(self, outcome: Outcome) -> int:
-        """Return the number of files that were read, refused or ignored."""
+        """Return the number of files of an outcome."""
         return sum(file.outcome == outcome for file in self.files)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return all but the thumbnails as JSON values."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(replace(self, thumbnails=()))))
-        del values["thumbnails"]
-        return values
+        """Return counts and statistics as JSON values; no file and no patient is named.
+
+        Labels are left out where there are so many that they may name patients.
+        """
+        plain = ("recognised", "patients", "sequences", "frames", "unlabelled", "unlabelled_visits", "sizes", "lengths")
+        values = {
+            **{name: getattr(self, name) for name in plain},
+            "labels": [asdict(label) for label in self.labels] if len(self.labels) <= MAX_CLASSES else [],
+            "gaps": self.gaps and asdict(self.gaps),
+            "duplicates": [_without(pair, "first", "second") for pair in self.duplicates],
+            "issues": [_without(issue, "where") for issue in self.issues],
+            "notes": self.notes,
+            "account": self.account.counts(),
+        }
+        mapping: dict[str, Any] = json.loads(json.dumps(values))
+        return mapping
+
+
+def _without(fact: Issue | DuplicateFact, *names: str) -> dict[str, Any]:
+    return {name: value for name, value in asdict(fact).items() if name not in names}
 
 
 def lengths(sequences: Iterable[ImageSequence]) -> dict[int, int]:

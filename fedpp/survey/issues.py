@@ -1,14 +1,15 @@
 """Issues and notes of a survey: `--strict` fails for issues; notes may be as they should be."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from fedpp.imaging.account import Outcome
 from fedpp.imaging.labels import MAX_CLASSES
 from fedpp.imaging.readers.breakhis import TYPES
 from fedpp.imaging.readers.manifest_table import MANIFEST
 from fedpp.imaging.readers.patient_labels import LABELS
 from fedpp.imaging.sequence import ImageSequence
-from fedpp.survey.facts import UNLISTED, Facts, Issue
+from fedpp.survey.facts import Facts, Issue
 
 MIN_PATIENTS = 3  # of a label: one for each split
 NAMED = 8  # labels in one sentence
@@ -18,7 +19,7 @@ _SUBTYPES = frozenset(TYPES.values())
 
 # Of each kind of issue, the most severe first: what is counted, what is wrong with it, and what to do.
 TEXTS = {
-    "unreadable": ("file", "that cannot be used", "restore or remove them, or ingest with --skip-unreadable"),
+    "unreadable": ("file", "that cannot be used", "restore or remove them, or ingest with --max-lost"),
     "burned-in-text": (
         "file",
         "that may show text burnt into the image, by their tags",
@@ -70,8 +71,68 @@ TEXTS = {
         "under two labels or diagnoses",
         "is one of them wrong, or are these two patients?",
     ),
+    "alike-patients": (
+        "patient",
+        "with a name that differs from another's in case, blanks or Unicode form only",
+        "are they one patient? then write the name in one form: a patient must be in one split",
+    ),
+    "two-issuers": (
+        "sequence",
+        "of a patient whose number has two issuers",
+        "are these two patients of one number? then give each a number of its own",
+    ),
+    "two-birth-dates": (
+        "sequence",
+        "of a patient with two birth dates",
+        "are these two patients of one number? then give each a number of its own",
+    ),
+    "guessed-order": ("sequence", "in an order that is a guess", "complete the dates or numbers of their images"),
     "backward-time": ("image", "before the one that they should follow", "check the times"),
 }
+
+# What fits a layout better.
+FINDINGS_OF_TABLES = ("chexpert", "mimic-cxr", "nih-chestxray14")
+ADVICE = {
+    **{("rare-label", layout): "gather more, or choose another --target" for layout in FINDINGS_OF_TABLES},
+    **{
+        ("missing-label", layout): "choose another --target or --uncertain, or ingest with --drop-unlabelled"
+        for layout in FINDINGS_OF_TABLES
+    },
+    ("guessed-order", "manifest"): f"fill in the column time of {MANIFEST}",
+    ("guessed-order", "dicom"): "complete StudyDate, and InstanceNumber, in their files",
+    ("guessed-order", "images"): f"number the images' names in the order of time, or write a {MANIFEST} with times",
+    ("guessed-order", "frames"): "number the images' names in the order of time",
+}
+
+
+def advice_for(kind: str, layout: str) -> str:
+    """Return what to do about a kind of issue in data of a layout."""
+    return ADVICE.get((kind, layout), TEXTS[kind][2])
+
+
+# What ingest says of pictures, where a survey names pairs of files.
+PICTURES = {
+    "same-image-in-two-splits": (
+        "picture",
+        "of several patients in different splits, pixel by pixel: it leaks from one split into another",
+        "keep one of each, survey names the files on its page",
+    ),
+    "same-image": (
+        "picture",
+        "of several patients, pixel by pixel",
+        "find out whose they are, survey names the files on its page",
+    ),
+}
+
+
+def issue_lines(counts: Mapping[str, int], layout: str) -> list[str]:
+    """Return a line for each kind of issue that ingest found."""
+    texts = {kind: (thing, what, advice_for(kind, layout)) for kind, (thing, what, _) in TEXTS.items()} | PICTURES
+    return [
+        f"issue {kind}: {number(counts[kind], thing)} {what}; {advice}"
+        for kind, (thing, what, advice) in texts.items()
+        if counts.get(kind)
+    ]
 
 
 def issues(facts: Facts) -> tuple[Issue, ...]:
@@ -87,7 +148,7 @@ def issues(facts: Facts) -> tuple[Issue, ...]:
         "two-labels": [file for file, sequence in sequences if sequence.patient in contradicting],
     }
     counts = {
-        "unreadable": sum(file.outcome == "refused" for file in files),
+        "unreadable": sum(file.outcome == Outcome.LOST for file in files),
         "burned-in-text": sum(bool(file.suspicion) for file in files),
         "blank-image": sum(file.blank for file in files),
         "two-splits": facts.patients_in_two_splits,
@@ -100,6 +161,8 @@ def issues(facts: Facts) -> tuple[Issue, ...]:
         "rare-label": 0 if too_many else len(rare),
         "two-labels": len(contradicting),
         "backward-time": facts.gaps.backward if facts.gaps else 0,
+        **{kind: facts.doubts.get(kind, 0) for kind in ("alike-patients", "two-issuers", "two-birth-dates")},
+        "guessed-order": facts.doubts.get("guessed-order", 0),
     }
     names = listed([f"{label.label} ({label.patients})" for label in rare])
     return tuple(
@@ -107,22 +170,21 @@ def issues(facts: Facts) -> tuple[Issue, ...]:
             kind,
             counts[kind],
             f"{number(counts[kind], thing)} {what.format(names)}",
-            advice,
+            advice_for(kind, facts.layout),
             tuple(where.get(kind, ())[:NAMED]),
         )
-        for kind, (thing, what, advice) in TEXTS.items()
+        for kind, (thing, what, _) in TEXTS.items()
         if counts[kind]
     )
 
 
 def notes(facts: Facts) -> tuple[str, ...]:
     """Return observations that need no change of the data."""
-    unlisted = sum(file.reason == UNLISTED for file in facts.files)
     repeated = sum(pair.images for pair in facts.duplicates if pair.one_patient)
     visits = sum(label is None for sequence in facts.sequences for label in sequence.labels or ())
     singles = sum(len(sequence.frames) == 1 for sequence in facts.sequences)
     together = facts.gaps.classes["none"] - facts.gaps.backward if facts.gaps else 0
-    untagged = sum(file.outcome == "read" and not file.dicom for file in facts.files)
+    untagged = sum(file.outcome == Outcome.READ and not file.dicom for file in facts.files)
     sizes = len(facts.sizes)
     observed = {
         "no sequence has a label": bool(facts.sequences) and not facts.labels,
@@ -132,7 +194,7 @@ def notes(facts: Facts) -> tuple[str, ...]:
         f"images are of {sizes} sizes: ingest brings all to one, and does not keep their proportions": sizes > 1,
         f"{number(together, 'image')} of the same time as the one before": together,
         f"{number(repeated, 'image')} repeated in another file of the same patient": repeated,
-        f"{number(unlisted, 'image file')} in no sequence": unlisted,
+        f"{number(facts.unnamed, 'image file')} in no sequence": facts.unnamed,
         f"{number(untagged, 'file')} with no tags that could report text burnt into the image: look at some": untagged,
         "so many images look alike that only the closest pairs were compared": facts.more_near_duplicates,
     }

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from fedpp.errors import ConfigError
 from fedpp.files import create_exclusively, replace
+from fedpp.imaging.account import Outcome
 from fedpp.reporting import charts
 from fedpp.reporting.page import TEMPLATES, page_template
 from fedpp.survey.facts import Survey, Thumbnails
@@ -46,7 +47,7 @@ def write(path: Path, survey: Survey, *, overwrite: bool = False) -> None:
 def render(survey: Survey) -> str:
     """Return the page; the same survey gives the same text."""
     page = page_template(TEMPLATES / "survey.html.j2", title_case=_title, sentence=_sentence, path=_path)
-    remarked = [file for file in survey.files if file.outcome == "refused" or file.suspicion or file.blank]
+    remarked = [file for file in survey.files if file.outcome == Outcome.LOST or file.suspicion or file.blank]
     marked = {file.path for file in remarked}
     return page.render(
         survey=survey,
@@ -57,7 +58,7 @@ def render(survey: Survey) -> str:
         visits=survey.unlabelled_visits is not None,
         samples=list(map(_sample, sorted(survey.thumbnails, key=lambda shown: (shown.label or "", shown.path)))),
         pairs=sorted(survey.duplicates, key=lambda pair: (pair.one_patient, not pair.same)),
-        remarked=sorted(remarked, key=lambda file: file.outcome != "refused"),
+        remarked=sorted(remarked, key=lambda file: file.outcome != Outcome.LOST),
         plain=[file for file in survey.files if file.path not in marked],
         most_files=MAX_FILES,
         most_pairs=MAX_PAIRS,
@@ -70,8 +71,8 @@ def _cards(survey: Survey) -> dict[str, int]:
         "Sequences": survey.sequences,
         "Patients": survey.patients,
         "Images": survey.frames,
-        "Files read": survey.count("read"),
-        "Files refused": survey.count("refused"),
+        "Files read": survey.count(Outcome.READ),
+        "Files lost": survey.count(Outcome.LOST),
         "Issues": len(survey.issues),
     }
 

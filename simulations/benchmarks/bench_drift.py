@@ -21,9 +21,9 @@ from fedpp.cipher.components import Algebra, Slots, Tensor
 from fedpp.config.hyperparameters import Dtype, Hyperparameters
 from fedpp.config.model_spec import ModelChoices, ModelSpec
 from fedpp.config.task import Task
+from fedpp.imaging.account import read_accounted
 from fedpp.imaging.labels import ClassMap
 from fedpp.imaging.preparation import pad, prepare
-from fedpp.imaging.readers.layout import read_sequences
 from fedpp.keys.encryption import SequenceCipher
 from fedpp.keys.key_domain import KeyDomain
 from fedpp.learning import models
@@ -115,7 +115,7 @@ def _read(folder: Path | None) -> Data:
     with tempfile.TemporaryDirectory(prefix="fedpp-bench-") as scratch:
         if folder is None:
             (folder,) = write_phantom(Path(scratch), hospitals=1, patients=PATIENTS, visits=FRAMES, size=64, seed=0)
-        sequences, _ = read_sequences(folder)
+        sequences, _ = read_accounted(folder)
         classes = ClassMap(tuple(sorted({str(s.label) for s in sequences})))
         frames = np.stack([pad(prepare(s, FRAMES, SIDE, SIDE), FRAMES) for s in sequences])
         labels = np.array([classes.number(s.label) for s in sequences])

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from fedpp.config.run_config import SPLITS
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, RawDataError
+from fedpp.imaging.account import read_accounted
 from fedpp.imaging.labels import ClassMap
 from fedpp.imaging.preparation import Preparation, pad
-from fedpp.imaging.readers.layout import read_sequences
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.imaging.splits import SplitPlan
 from fedpp.imaging.visits import by_visit
@@ -64,7 +64,7 @@ def prepare_study(settings: Settings, data: Path, folder: Path, note: Callable[[
 
     `note` is called with descriptions of the data before anything is encrypted.
     """
-    read, described = read_sequences(data, settings.layout, settings.choices)
+    read, described = read_accounted(data, settings.layout, settings.choices)
     note(described)
     predicted = by_visit(read, window=settings.frames) if settings.predict == "visit" else read
     labelled = [s for s in predicted if s.label is not None]

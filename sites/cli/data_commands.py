@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -10,12 +11,15 @@ from fedpp.cli import add_default, add_json, natural, path, positive
 from fedpp.config.hyperparameters import DTYPES, Dtype
 from fedpp.config.run_config import LAYOUTS
 from fedpp.config.task import GAPS, Gaps
-from fedpp.errors import ConfigError, RawDataError
+from fedpp.errors import ConfigError, RawDataError, UnusableFileError
 from fedpp.texts import either, printable
 
 from .opening import PassphraseSource, add_domain, card_of, open_domain, show, trainers_dataset
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fedpp.imaging.account import Account
     from fedpp.imaging.labels import ClassMap
     from fedpp.imaging.readers.breakhis import Series
     from fedpp.imaging.readers.layout import Choices
@@ -37,11 +41,17 @@ def _add_raw(to: argparse.ArgumentParser) -> None:
     add_default(to, "--series", "magnification", "BreakHis: images of a sequence", ("magnification", "slide"))
 
 
+def _add_account(to: argparse.ArgumentParser) -> None:
+    names = "file to write that names each file and what became of it (CSV, mode 0600)"
+    to.add_argument("--account", type=path, metavar="FILE", help=names)
+
+
 def add_survey_arguments(to: argparse.ArgumentParser) -> None:
     """Add the arguments of `survey`."""
     _add_raw(to)
     to.add_argument("--out", type=path, help="page to write (HTML with thumbnails, mode 0600)")
     to.add_argument("--overwrite", action="store_true", help="replace an earlier page")
+    _add_account(to)
     to.add_argument("--strict", action="store_true", help="exit with status 1 if there is any issue")
     add_json(to)
 
@@ -56,20 +66,25 @@ def survey(
     series: "Series",
     out: Path | None,
     overwrite: bool,
+    account: Path | None,
     strict: bool,
     as_json: bool,
 ) -> int:
     """Check raw data before ingest: counts, issues, and optionally a page for the secret zone."""
+    from fedpp.imaging.account import require_new as require_new_account
     from fedpp.imaging.readers.layout import Choices
     from fedpp.survey.examination import examine, summary
     from fedpp.survey.survey_page import require_new, write
 
+    require_new_account(account)
     if out is not None:
         require_new(out, overwrite=overwrite)
     result = examine(raw, layout, Choices(target, uncertain, views, series), progress=True)
     if out is not None:
         write(out, result, overwrite=overwrite)
         _note(f"{out} shows images and file names: keep it in the secret zone")
+    if account is not None:
+        result.account.write(account)
     print(json.dumps(result.to_mapping()) if as_json else summary(result))
     if strict and result.issues:
         kinds = ", ".join(dict.fromkeys(issue.kind for issue in result.issues))
@@ -83,7 +98,10 @@ def add_ingest_arguments(to: argparse.ArgumentParser) -> None:
     _add_raw(to)
     add_domain(to)
     to.add_argument("--out", type=path, required=True, help="new folder for the encrypted dataset")
-    to.add_argument("--skip-unreadable", action="store_true", help="skip files that cannot be read, and report them")
+    add_default(to, "--max-lost", 0, "files that may be lost: cannot be used, and may show a patient", natural)
+    unreadable = "do not count those lost files whose content cannot be read, such as damaged ones"
+    to.add_argument("--skip-unreadable", action="store_true", help=unreadable)
+    _add_account(to)
     to.add_argument("--drop-unlabelled", action="store_true", help="skip sequences without a label, and report them")
     shape = to.add_argument_group("sequences")
     add_default(shape, "--predict", "sequence", "unit of a label", ("sequence", "visit"))
@@ -141,7 +159,9 @@ def ingest(
     domain: Path,
     passphrase: PassphraseSource,
     out: Path,
+    max_lost: int,
     skip_unreadable: bool,
+    account: Path | None,
     drop_unlabelled: bool,
     predict: Literal["sequence", "visit"],
     window: int | None,
@@ -167,13 +187,15 @@ def ingest(
     """Read raw sequences, split them by patient, and write them encrypted."""
     from fedpp.config.site_policy import EvaluationLimits
     from fedpp.dataset.dataset_writer import require_new
+    from fedpp.imaging.account import require_new as require_new_account
     from fedpp.imaging.labels import ClassMap
     from fedpp.imaging.preparation import Preparation
-    from fedpp.imaging.readers.layout import Choices
+    from fedpp.imaging.readers.layout import Choices, layout_of
     from fedpp.imaging.splits import SplitPlan
     from fedpp.imaging.visits import by_visit, of_length
     from fedpp.ingest import ingestion
     from fedpp.keys.frame_cipher import DEFAULT_PATCH
+    from fedpp.survey.issues import issue_lines
 
     if stride != 1 and predict != "visit":
         raise ConfigError(f"--stride {stride} is for --predict visit: add that, or leave --stride out")
@@ -183,6 +205,7 @@ def ingest(
             "them out"
         )
     require_new(out)
+    require_new_account(account)
     plan = SplitPlan(split, seed, validation, test, folds, fold)
     preparation = Preparation(dtype, frames, size, size, channels=3 if colour else 1)
     side = DEFAULT_PATCH if patch is None else patch
@@ -193,25 +216,34 @@ def ingest(
             f"--patch is for domains of the scheme more-frame, this one is of {opened.scheme}: leave it out"
         )
     choices = Choices(target, uncertain, views, series)
-    sequences, recognised = _read(raw, layout, choices, skip_unreadable=skip_unreadable)
-    if predict == "visit":
-        sequences = by_visit(sequences, window=window or frames, stride=stride, min_length=min_length)
-    else:
-        sequences = of_length(sequences, min_length=min_length, max_length=window)
-    if not sequences:
-        labelled = ", of which the newest is labelled" if predict == "visit" else ""
-        raise RawDataError(f"no sequence is left: none has {min_length} visits or more{labelled}; lower --min-length")
-    if drop_unlabelled:
-        sequences = _labelled(sequences)
-    class_map = ClassMap.choose(sequences, classes, negative, choices.findings)
-    sequences, left_out = class_map.taken(sequences)
-    summary = ingestion.ingest(sequences, out, domain=opened, class_map=class_map, settings=settings, progress=True)
-    _note(recognised)
+    with _accounted(raw, account) as accounted:
+        layout = layout_of(raw, layout)
+        decoded = max_lost > 0 or skip_unreadable  # so that what is lost is known before anything is written
+        read, recognised = _read(raw, layout, choices, accounted, decoded=decoded)
+        accounted.require(max_lost, skip_unreadable=skip_unreadable)
+        if predict == "visit":
+            sequences = by_visit(read, window=window or frames, stride=stride, min_length=min_length)
+        else:
+            sequences = of_length(read, min_length=min_length, max_length=window)
+        if not sequences:
+            newest = ", of which the newest is labelled" if predict == "visit" else ""
+            raise RawDataError(f"no sequence is left: none has {min_length} visits or more{newest}; lower --min-length")
+        if drop_unlabelled:
+            sequences = _labelled(sequences)
+        class_map = ClassMap.choose(sequences, classes, negative, choices.findings)
+        sequences, left_out = class_map.taken(sequences)
+        accounted.leave_out(read, sequences)
+        summary = ingestion.ingest(sequences, out, domain=opened, class_map=class_map, settings=settings, progress=True)
+        accounted.add_issues(summary.same_pictures)
+        _note(recognised)
+    for line in issue_lines(accounted.issues(), layout):
+        _note(line)
     _note_classes(class_map, left_out, chosen=classes is not None or negative is not None)
     _note_missing_classes(summary, plan)
     if few := EvaluationLimits().warning(summary.patients):
         _note(few)
-    show({**summary.to_mapping(), "left_out": left_out}, as_json=as_json)
+    counted = {"account": accounted.counts()} if as_json else {}  # a terminal has its lines already
+    show({**summary.to_mapping(), "left_out": left_out, **counted}, as_json=as_json)
     return 0
 
 
@@ -300,22 +332,47 @@ def _note_missing_classes(summary: "IngestSummary", plan: "SplitPlan") -> None:
             _note(f"split {split} has no sequence of {', '.join(names)}: {advice}")
 
 
-def _read(
-    raw: Path, layout_name: str, choices: "Choices", *, skip_unreadable: bool
-) -> tuple[list["ImageSequence"], str]:
-    """Return all sequences and a line that describes the data; report and skip unreadable files if that is wanted."""
-    from fedpp.imaging.readable import readable
-    from fedpp.imaging.readers.layout import layout_of, missing_patients, read_sequences
-    from fedpp.imaging.readers.patient_labels import LABELS
-    from fedpp.imaging.sequence import refuse
+@contextmanager
+def _accounted(raw: Path, file: Path | None) -> "Iterator[Account]":
+    """Yield an account of the raw data, which is printed at the end, and written to `file` whatever happens.
 
-    layout = layout_of(raw, layout_name)
-    skipping = _Skipping()
-    sequences, recognised = read_sequences(raw, layout, choices, skipping if skip_unreadable else refuse)
+    A file that turns out to be unusable late is lost, and raises `RawDataError` without its name. After another error
+    the account is printed only where something is lost.
+    """
+    from fedpp.imaging.account import Account, Outcome
+
+    account = Account(raw)
+    done = False
+    try:
+        yield account
+        done = True
+    except UnusableFileError as error:
+        account(error.path or raw, error)
+        account.require(0, skip_unreadable=False)
+        raise RawDataError(f"nothing was read: {error.reason}") from None
+    finally:
+        for line in account.lines() if done or account.count(Outcome.LOST) else ():
+            _note(line)
+        if file is not None:
+            account.write(file)
+
+
+def _read(
+    raw: Path, layout: str, choices: "Choices", account: "Account", *, decoded: bool
+) -> tuple[list["ImageSequence"], str]:
+    """Return all sequences and a line that describes the data; with `decoded`, only what can be decoded is left."""
+    from fedpp.imaging.readable import readable
+    from fedpp.imaging.readers.layout import missing_patients, read_sequences
+    from fedpp.imaging.readers.patient_labels import LABELS
+
+    try:
+        sequences, recognised = read_sequences(raw, layout, choices, account)
+    except RawDataError:
+        account.close([], layout)
+        raise
     missing = missing_patients(raw, layout, sequences)
-    if skip_unreadable:
-        sequences = readable(sequences, skipping)
-        _note(f"{skipping.count} files that cannot be used were skipped")
+    sequences = readable(sequences, account) if decoded else sequences
+    account.close(sequences, layout)
     if missing:
         _note(f"note: {LABELS} names {missing} patients of whom no image was read: are their folders gone?")
     return sequences, recognised
@@ -327,14 +384,3 @@ def _labelled(sequences: list["ImageSequence"]) -> list["ImageSequence"]:
     if len(labelled) < len(sequences):
         _note(f"{len(sequences) - len(labelled)} sequences without a label were excluded")
     return labelled
-
-
-class _Skipping:
-    """Error handler of readers that prints each file that cannot be used, and skips it."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, file: Path, error: RawDataError) -> None:
-        self.count += 1
-        _note(f"skipped: {error}")

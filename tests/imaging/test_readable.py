@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedpp.errors import RawDataError
+from fedpp.errors import RawDataError, UnusableFileError
 from fedpp.imaging.readable import readable
+from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import Frame, FrameFile, FrameFiles, ImageSequence, refuse
 
 READ: list[Path] = []
@@ -17,7 +18,7 @@ def read(file: Path, count: int, *, colour: bool) -> list[Frame]:
     assert not colour
     READ.append(file)
     if "bad" in file.name:
-        raise RawDataError(f"cannot read {file}")
+        raise UnusableFileError(f"cannot read {file}", Reason.DAMAGED)
     return [np.full((1, 1), float(i)) for i in range(count)]
 
 

@@ -17,10 +17,11 @@ from PIL import Image
 
 from fedpp.config.run_config import SPLITS
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
-from fedpp.errors import DatasetError, RawDataError
+from fedpp.errors import DatasetError, RawDataError, UnusableFileError
 from fedpp.imaging.images import read_image
 from fedpp.imaging.labels import ClassMap
 from fedpp.imaging.preparation import Preparation, gaps, prepare
+from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence
 from fedpp.imaging.splits import UNDIVIDED, SplitPlan
 from fedpp.ingest import ingestion as pipeline
@@ -202,9 +203,31 @@ def test_all_cores_prepare_what_one_does(tmp_path: Path, monkeypatch: pytest.Mon
     np.testing.assert_array_equal(list(pipeline.prepared(sequences, SMALL)), serial)
     assert multiprocessing.active_children() == []
     (tmp_path / "3.png").write_bytes(b"no image")
-    with pytest.raises(RawDataError, match=r"cannot read the image .*3\.png: .* --skip-unreadable` skips such files"):
+    with pytest.raises(UnusableFileError, match=r"cannot read the image .*3\.png: ") as unusable:
         list(pipeline.prepared(sequences, SMALL))
+    assert (unusable.value.path, unusable.value.reason) == (tmp_path / "3.png", Reason.DAMAGED)
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_picture_of_two_patients_is_found(
+    cores: int, tmp_path: Path, domain: KeyDomain, monkeypatch: pytest.MonkeyPatch
+):
+    """Counted in one process and in several: of patients of two splits it leaks; a blank picture is nobody's."""
+    sequences = [
+        replace(s, label="ill", split="test" if int(s.patient) > 3 else "train") for s in file_sequences(tmp_path)
+    ]
+    for copy, of in ((1, 0), (3, 2), (4, 2)):
+        (tmp_path / f"{copy}.png").write_bytes((tmp_path / f"{of}.png").read_bytes())
+    for number in (6, 7):
+        Image.new("L", (9, 9)).save(tmp_path / f"{number}.png")
+        frames = FrameFiles([FrameFile(tmp_path / f"{number}.png", 1, read_image)])
+        sequences.append(ImageSequence("blank", str(number), "well", frames, split="train"))
+    for name, value in (("SAMPLE", 1), ("MIN_SECONDS", 0.0), ("BATCH", 2), ("AHEAD", 1)):
+        monkeypatch.setattr(pipeline, name, value)
+    monkeypatch.setattr(pipeline.os, "sched_getaffinity", lambda _: set(range(cores)))
+    summary = run(sequences, tmp_path / "out", domain)
+    assert summary.same_pictures == {"same-image-in-two-splits": 1, "same-image": 1}
 
 
 PARALLEL = """

@@ -29,7 +29,10 @@ from pydicom.uid import (
 from unprivileged import unprivileged
 
 from fedpp.errors import ConfigError, RawDataError
+from fedpp.imaging.account import Account
 from fedpp.imaging.readers.layout import Choices, read_sequences
+from fedpp.imaging.reasons import Doubt
+from fedpp.imaging.sequence import FrameFiles, ImageSequence
 from fedpp.survey import duplicates, survey_page
 from fedpp.survey import examination as survey
 from fedpp.survey.facts import Facts, GapFact, Survey
@@ -138,7 +141,9 @@ def test_clean_data_give_no_issue(tmp_path: Path):
     assert (seen.sizes, seen.lengths) == ({"64 x 64": 12}, {2: 6})
     assert seen.gaps == GapFact.of([31.0] * 6)
     assert seen.recognised.startswith("files listed by manifest.csv, with its splits")
-    assert {file.path: file.outcome for file in seen.files if file.outcome != "read"} == {"manifest.csv": "ignored"}
+    assert {file.path: file.outcome for file in seen.files if file.outcome != "read"} == {
+        "manifest.csv": "read as a table"
+    }
     assert survey.summary(seen).endswith("no issues found")
 
 
@@ -168,6 +173,11 @@ def blank(root: Path, _: Rows) -> None:
     save(root / "image10.png", np.full((64, 64), 7))
 
 
+def alike(root: Path, rows: Rows) -> None:
+    save(root / "other.png", picture(99))
+    rows.append(rows[0] | {"path": "other.png", "patient": rows[0]["patient"].lower()})
+
+
 def in_two_splits(_: Path, rows: Rows) -> None:
     rows[0]["split"] = rows[3]["split"] = "test"
 
@@ -189,9 +199,14 @@ SPOILT: dict[str, tuple[Callable[[Path, Rows], object], dict[str, int]]] = {
     "labelled_by_patient": (labelled_by_patient, {"too-many-labels": 35}),
     "rare": (rare, {"rare-label": 1}),
     "contradicting": (contradicting, {"two-labels": 1}),
+    "alike": (alike, {"alike-patients": 2}),
+    "without times": (
+        lambda _, rows: [rows[visit].update(time="") for visit in (0, 1)],
+        {"guessed-order": 1},
+    ),
 }
 # Their tests follow; that of the last is in sites/cli/test_data_commands.py.
-ELSEWHERE = {"burned-in-text", "backward-time", "no-image"}
+ELSEWHERE = {"burned-in-text", "backward-time", "no-image", "two-issuers", "two-birth-dates"}
 
 
 @pytest.mark.parametrize(("spoil", "expected"), SPOILT.values(), ids=SPOILT)
@@ -228,6 +243,17 @@ def test_times_before_their_order_are_an_issue():
     assert (issue.kind, issue.count) == ("backward-time", 1)
 
 
+@pytest.mark.parametrize(("doubt", "kind"), [(Doubt.ISSUERS, "two-issuers"), (Doubt.BIRTH_DATES, "two-birth-dates")])
+def test_a_doubt_about_a_patient_is_an_issue(doubt: Doubt, kind: str, tmp_path: Path):
+    """A reader's doubt is counted once for each sequence that has it."""
+    account = Account(tmp_path)
+    one = ImageSequence("s", "p", None, FrameFiles([]), doubts=(doubt, doubt))
+    account.close([one, replace(one, id="t"), replace(one, doubts=())], "dicom")
+    (issue,) = issues(Facts(doubts=account.issues()))
+    assert (issue.kind, issue.count) == (kind, 2)
+    assert account.counts()["doubts"] == {str(doubt): 2}
+
+
 def test_a_file_that_fails_late_leaves_nothing_behind(tmp_path: Path):
     """A file whose second page is damaged counts for nothing, and the label of its visit goes with it."""
 
@@ -251,12 +277,16 @@ def test_a_file_that_fails_late_leaves_nothing_behind(tmp_path: Path):
 
 
 def test_a_folder_of_which_nothing_can_be_used_is_still_reported(tmp_path: Path):
-    """Each file is named with its reason, where a reader finds no image at all; a folder without files is refused."""
+    """Each file has its reason, where a reader finds no image at all; a folder without files is refused.
+
+    It is named on the page alone.
+    """
     (tmp_path / "a.dcm").write_bytes(b"no image")
     seen = survey.examine(tmp_path)
     assert found(seen) == {"unreadable": 1}
     assert seen.recognised.startswith("nothing was read: ")
-    assert "a.dcm is no DICOM file" in survey.summary(seen)
+    assert "lost: 1 damaged or cut" in survey.summary(seen)
+    assert "a.dcm" not in survey.summary(seen) + json.dumps(seen.to_mapping())
     assert "a.dcm" in Page(survey_page.render(seen)).text
     (tmp_path / "a.dcm").unlink()
     with pytest.raises(RawDataError, match="is empty"):
@@ -427,7 +457,7 @@ def test_hostile_text_stays_text(tmp_path: Path):
 
 
 def test_text_for_terminals_has_no_controls(tmp_path: Path):
-    """Names with line ends, escape sequences and bytes that are no text are escaped, in every output."""
+    """Names with line ends, escape sequences and bytes that are no text are escaped on the page and in the account."""
     folder = os.fsencode(tmp_path) + b"/p\xff"
     os.makedirs(folder)  # noqa: PTH103
     bad = Path(os.fsdecode(folder)) / "a\n\x1b[31mred.png"
@@ -436,11 +466,12 @@ def test_text_for_terminals_has_no_controls(tmp_path: Path):
     seen = survey.examine(tmp_path)
     shown = "p\\udcff/a\\n\\x1b[31mred.png"
     text = survey.summary(seen)
-    assert shown in text
+    assert "red.png" not in text + json.dumps(seen.to_mapping())
     assert all(line.isprintable() for line in text.split("\n"))
     assert shown in Page(survey_page.render(seen)).text
     survey_page.write(tmp_path / "page.html", seen)
-    assert shown in json.dumps(seen.to_mapping(), ensure_ascii=False).encode().decode().replace("\\\\", "\\")
+    seen.account.write(tmp_path / "account.csv")
+    assert shown in (tmp_path / "account.csv").read_text("ascii")
 
 
 def test_patients_are_counted_and_never_named(tmp_path: Path):
@@ -514,14 +545,28 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path: Path):
 
 
 def test_the_json_value_is_whole(tmp_path: Path):
-    """What `--json` prints comes back as it went, has every fact but the thumbnails, and every file."""
+    """What `--json` prints comes back as it went, has every fact but thumbnails and names, and counts every file."""
     seen = survey.examine(hospital(tmp_path, SPOILT["copied"][0]))
     record = seen.to_mapping()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
-    assert set(record) == set(Survey.__dataclass_fields__) - {"thumbnails"}
-    assert [file["path"] for file in record["files"]] == sorted(file.name for file in tmp_path.iterdir())
+    assert set(record) == set(Survey.__dataclass_fields__) - {"thumbnails", "raw", "files"}
+    assert record["account"] == {
+        "read": 12,
+        "tables": 1,
+        "lost": {},
+        "passed_over": {},
+        "doubts": {},
+        "issues": {},
+    }
     assert record["lengths"] == {"2": 6}
-    assert record["duplicates"][0]["second"] == "image20.png"
+    assert record["duplicates"][0] == {
+        "images": 1,
+        "same": True,
+        "correlation": 1.0,
+        "one_patient": False,
+        "one_split": True,
+    }
+    assert ".png" not in json.dumps(record)
 
 
 def test_thumbnails_are_few_small_and_of_every_label(tmp_path: Path):
@@ -594,7 +639,7 @@ def test_real_sets_are_counted_and_judged(name: str, tmp_path: Path):
     seen = examined(name)
     assert (seen.sequences, seen.patients, seen.frames) == (sequences, patients, frames)
     assert seen.count("read") == frames
-    assert not seen.count("refused")
+    assert not seen.count("lost")
     assert found(seen) == expected
     survey_page.write(tmp_path / "survey.html", seen)
     assert (tmp_path / "survey.html").stat().st_size < 1_500_000
@@ -641,7 +686,7 @@ def test_every_real_dicom_file_is_in_the_table():
             assert file.reason in page
     assert files["examples_ybr_color.dcm"].frames == 30
     assert "Modality is US" in files["examples_ybr_color.dcm"].suspicion
-    assert files["no_meta.dcm"].outcome == "refused"
+    assert files["no_meta.dcm"].outcome == "lost"
 
 
 def test_several_findings_are_counted_by_name(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def read_manifest(root: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequen
         try:
             pages = _pages(table, line, file)
         except UnusableFileError as error:
+            error.patient = patient
             refuse(file, error)
             continue
         groups.setdefault((patient, name), []).append(_Image(line, file, pages, when, label, _doubts(row)))

@@ -7,7 +7,7 @@ from conftest import DATA
 from raw_images import write_images, write_table
 from unprivileged import unprivileged
 
-from fedpp.errors import RawDataError
+from fedpp.errors import RawDataError, UnusableFileError
 from fedpp.imaging.readers.folders import files_below
 from fedpp.imaging.readers.layout import read_sequences
 from fedpp.survey.examination import examine
@@ -49,7 +49,7 @@ def test_a_patient_whose_folder_is_closed_is_not_lost(layout: str, mode: int, tm
         write(root, layout)
         (root / "q").chmod(mode)
         try:
-            with pytest.raises(RawDataError, match="--skip-unreadable"):
+            with pytest.raises(UnusableFileError):
                 read_sequences(root)
             refusals: list[Path] = []
             sequences, _ = read_sequences(root, refuse=lambda path, _: refusals.append(path))

@@ -23,8 +23,7 @@ def test_a_damaged_header_is_refused_and_skipped(tmp_path: Path):
     with pytest.raises(RawDataError) as refused:
         read_image_folders(tmp_path)
     assert str(refused.value) == (
-        f"cannot read the image {tmp_path / 'p' / '2.png'}: it is no PNG, JPEG, TIFF, BMP, GIF or WEBP; "
-        "`fedpp-site ingest --skip-unreadable` skips such files"
+        f"cannot read the image {tmp_path / 'p' / '2.png'}: it is no PNG, JPEG, TIFF, BMP, GIF or WEBP"
     )
     refusals: list[str] = []
     (sequence,) = read_image_folders(tmp_path, lambda path, error: refusals.append(path.parent.name + str(error)[:21]))

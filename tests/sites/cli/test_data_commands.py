@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -92,7 +93,7 @@ def test_no_identifier_of_the_real_sets_leaves_the_secret_zone(folder: Path, tmp
             (DATA / "ultrasound_sequences", ("--negative", "Regular")),
             (DATA / "chexpert_layout" / "site_b", ()),
             (DATA / "breakhis_layout", ()),
-            (DATA / "dicom", ("--skip-unreadable",)),
+            (DATA / "dicom", ("--max-lost", 9)),
             (folder / "raw" / "hospital-1", ()),
         )
     ):
@@ -237,14 +238,33 @@ def test_damage_is_named_before_training(folder: Path, tmp_path: Path, damage: s
 def test_unreadable_and_unlabelled_are_skipped_on_request(folder: Path, tmp_path: Path):
     """One bad file or missing label ends ingest; with the option for it, they are skipped and counted on stderr."""
     raw = DATA / "dicom"
-    refused = error_of("ingest", raw, *keys(folder), *SMALL, "--out", tmp_path / "none")
-    assert str(raw) in refused
-    out = ("--out", tmp_path / "dicom")
-    done = site("ingest", raw, *keys(folder), *SMALL, *out, "--skip-unreadable", "--json")
-    assert json.loads(done.stdout)["sequences"]["train"] > 0
-    skipped = [line for line in done.stderr.splitlines() if line.startswith("skipped: ")]
-    assert f"{len(skipped)} files that cannot be used were skipped" in done.stderr
-    assert any("MR_truncated.dcm" in line for line in skipped)
+    out = ("--out", tmp_path / "dicom", "--account", tmp_path / "account.csv")
+    refused = site("ingest", raw, *keys(folder), *SMALL, *out, check=1)
+    *account, line = refused.stderr.splitlines()
+    why = "6 without a patient, 2 damaged or cut, 1 image of a name that another one has"
+    assert f"9 files would be lost ({why}), --max-lost is 0: --account" in line
+    assert account[0] == "account: 20 files read, 9 lost, 15 passed over"
+    assert not refused.stdout
+    assert not (tmp_path / "dicom").exists()
+    named = {row["path"]: row for row in csv.DictReader((tmp_path / "account.csv").read_text().splitlines())}
+    assert set(named) == {path.relative_to(raw).as_posix() for path in raw.rglob("*") if path.is_file()}
+    assert (named["MR_truncated.dcm"]["outcome"], named["MR_truncated.dcm"]["patient"]) == ("lost", "4MR1")
+    assert stat.S_IMODE((tmp_path / "account.csv").stat().st_mode) == 0o600
+    assert "account.csv exists: choose another name" in error_of("ingest", raw, *keys(folder), *SMALL, *out)
+    out = out[:2]
+    only = site("ingest", raw, *keys(folder), *SMALL, *out, "--skip-unreadable", check=1).stderr
+    assert "7 files would be lost (6 without a patient, 1 image of a name" in only
+    limits = ("--skip-unreadable", "--max-lost", 7)
+    done = site("ingest", raw, *keys(folder), *SMALL, *out, *limits, "--json")
+    summary = json.loads(done.stdout)
+    assert summary["sequences"]["train"] > 0
+    assert summary["account"]["lost"] == {
+        "without a patient": 6,
+        "damaged or cut": 2,
+        "image of a name that another one has": 1,
+    }
+    assert "account: 20 files read, 9 lost, 15 passed over\n  lost: 6 without a patient" in done.stderr
+    assert not [path.name for path in raw.glob("*.dcm") if path.stem in done.stdout + done.stderr + only]
     table = tmp_path / "half" / "index.csv"
     frames = DATA / "ultrasound_sequences"
     names = sorted(path.name for path in frames.iterdir() if path.is_dir())[:6]

@@ -1,0 +1,277 @@
+"""Account of raw data: what became of each file below a folder, so that nothing is passed over in silence.
+
+Counts and reasons may be shown anywhere. Names of files and patients are for the secret zone, as `write` writes them.
+"""
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pydicom
+
+from fedpp.errors import ConfigError, NoImageError, RawDataError, UnusableFileError
+from fedpp.files import create_exclusively
+from fedpp.imaging.dicom.dicom_file import DAMAGE, quiet
+from fedpp.imaging.images import SUFFIXES, UNREAD_SUFFIXES
+from fedpp.imaging.readers.dicom_folder import is_dicom
+from fedpp.imaging.readers.folders import everything_below, leads_inside
+from fedpp.imaging.readers.layout import Choices, layout_of, read_sequences
+from fedpp.imaging.readers.own_tables import BY_TABLE, own_tables
+from fedpp.imaging.reasons import UNREADABLE, Doubt, Reason
+from fedpp.imaging.sequence import FrameFiles, ImageSequence
+from fedpp.texts import look_alike, printable
+
+CHOICES = Choices()
+COLUMNS = ("outcome", "reason", "path", "patient", "message")
+TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".xls", ".xlsx", ".ods", ".parquet", ".sav", ".dta", ".rdata", ".rds")
+ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst")
+HIDDEN = frozenset(("thumbs.db", "desktop.ini", "__macosx"))  # and names that begin with a dot
+
+DOUBTS = {"two-issuers": Doubt.ISSUERS, "two-birth-dates": Doubt.BIRTH_DATES, "guessed-order": Doubt.ORDER}
+
+
+class Outcome(StrEnum):
+    """What became of a file."""
+
+    READ = "read"
+    TABLE = "read as a table"
+    LOST = "lost"
+    PASSED = "passed over"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What became of one file or folder; all but outcome and reason are for the secret zone."""
+
+    outcome: Outcome
+    reason: str = ""
+    message: str = ""
+    patient: str = ""
+
+
+class Account:
+    """Outcome of each file below a folder, and the handler of the files that a reader cannot use.
+
+    A file that cannot be used is lost, unless its error says that it holds no image of its own.
+    """
+
+    def __init__(self, raw: Path) -> None:
+        """Start without entries; `raw` is the folder that is read, or one file."""
+        self._raw = raw
+        self._entries: dict[Path, Entry] = {}
+        self._doubts: Counter[Doubt] = Counter()
+        self._issues: Counter[str] = Counter()
+
+    def __call__(self, path: Path, error: UnusableFileError) -> None:
+        """Record what a reader cannot use; the first error of a path counts, unless only a later one loses it."""
+        outcome = Outcome.PASSED if isinstance(error, NoImageError) else Outcome.LOST
+        known = self._entries.get(path)
+        if known is None or (known.outcome != Outcome.LOST and outcome == Outcome.LOST):
+            patient = error.patient or (known.patient if known else "")
+            self._entries[path] = Entry(outcome, error.reason, str(error), patient)
+
+    @property
+    def entries(self) -> dict[Path, Entry]:
+        """Return what became of each path, in their order."""
+        return dict(sorted(self._entries.items()))
+
+    def close(self, sequences: Sequence[ImageSequence], layout: str) -> None:
+        """Record the files of the sequences as read, and then every other file below the folder."""
+        self._issues["alike-patients"] = _alike({sequence.patient for sequence in sequences})
+        for sequence in sequences:
+            self._doubts.update(set(sequence.doubts))
+            for path in _files(sequence):
+                self._entries.setdefault(path, Entry(Outcome.READ, patient=sequence.patient))
+        for path, entry in self._entries.items():
+            if entry.outcome == Outcome.LOST and not entry.patient:
+                self._entries[path] = replace(entry, patient=_patient(path, self._raw, layout))
+        folders = {path.parent for path, entry in self._entries.items() if entry.outcome == Outcome.READ}
+        if not self._raw.is_dir():
+            return
+        tables = {path: Entry(Outcome.TABLE) for path in own_tables(self._raw, layout)}
+        self._entries = tables | self._entries
+        for path in everything_below(self._raw, self):
+            if path not in self._entries:
+                self._entries[path] = self._other(path, layout, folders)
+
+    def leave_out(self, before: Iterable[ImageSequence], after: Iterable[ImageSequence]) -> None:
+        """Record the files that only the sequences before a choice of the user had."""
+        kept = {path for sequence in after for path in _files(sequence)}
+        for sequence in before:
+            for path in _files(sequence):
+                if path not in kept and self._entries[path].outcome == Outcome.READ:
+                    message = f"{path} is in no sequence that the options choose"
+                    self._entries[path] = Entry(Outcome.PASSED, Reason.LEFT_OUT, message, sequence.patient)
+
+    def count(self, outcome: Outcome) -> int:
+        """Return the number of files of an outcome."""
+        return sum(entry.outcome == outcome for entry in self._entries.values())
+
+    def reasons(self, outcome: Outcome) -> dict[str, int]:
+        """Return the number of files of an outcome by reason, the most frequent first."""
+        found = Counter(entry.reason for entry in self._entries.values() if entry.outcome == outcome)
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+    def doubts(self) -> dict[str, int]:
+        """Return the number of sequences of each doubt."""
+        return {str(doubt): self._doubts[doubt] for doubt in Doubt if self._doubts[doubt]}
+
+    def add_issues(self, counts: Mapping[str, int]) -> None:
+        """Add what was found otherwise, by kind of issue."""
+        self._issues.update(counts)
+
+    def issues(self) -> dict[str, int]:
+        """Return the number of sequences with a doubt, and of what else was found, by kind of issue."""
+        counts = {**self._issues, **{kind: self._doubts[doubt] for kind, doubt in DOUBTS.items()}}
+        return {kind: count for kind, count in counts.items() if count}
+
+    def counts(self) -> dict[str, Any]:
+        """Return the account as JSON values, without the name of any file or patient."""
+        return {
+            "read": self.count(Outcome.READ),
+            "tables": self.count(Outcome.TABLE),
+            "lost": self.reasons(Outcome.LOST),
+            "passed_over": self.reasons(Outcome.PASSED),
+            "doubts": self.doubts(),
+            "issues": self.issues(),
+        }
+
+    def lines(self) -> list[str]:
+        """Return the account as lines for a terminal, without the name of any file or patient."""
+        read, lost, passed = (self.count(outcome) for outcome in (Outcome.READ, Outcome.LOST, Outcome.PASSED))
+        tables = self.count(Outcome.TABLE)
+        read_too = f" and {tables} table{'s' * (tables != 1)}" if tables else ""
+        parts = {"lost": self.reasons(Outcome.LOST), "passed over": self.reasons(Outcome.PASSED)}
+        parts["sequences"] = self.doubts()
+        return [
+            f"account: {read} files{read_too} read, {lost} lost, {passed} passed over",
+            *[f"  {name}: {_listed(reasons)}" for name, reasons in parts.items() if reasons],
+        ]
+
+    def require(self, most: int, *, skip_unreadable: bool) -> None:
+        """Raise `RawDataError` if more than `most` files are lost.
+
+        With `skip_unreadable`, those whose content cannot be read are not counted.
+        """
+        lost = self.reasons(Outcome.LOST)
+        counted = {reason: n for reason, n in lost.items() if not (skip_unreadable and reason in UNREADABLE)}
+        if (total := sum(counted.values())) > most:
+            skipping = "--skip-unreadable or " if counted.keys() <= UNREADABLE else ""
+            raise RawDataError(
+                f"{total} file{'s' * (total != 1)} would be lost ({_listed(counted)}), --max-lost is {most}: --account "
+                f"FILE names them; restore or remove them, or leave them out by {skipping}--max-lost {total}"
+            )
+
+    def write(self, path: Path) -> None:
+        """Write a line for each file, for the secret zone: mode 0600; raise `ConfigError` for a path that exists."""
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(COLUMNS)
+        for file, entry in self.entries.items():
+            named = (self._relative(file), entry.patient, entry.message)
+            table.writerow((entry.outcome, entry.reason, *map(_cell, named)))
+        try:
+            create_exclusively(path, text.getvalue().encode())
+        except OSError as error:
+            require_new(path)
+            raise ConfigError(f"cannot write {path}: {error.strerror}: choose another --account") from None
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self._raw).as_posix() if self._raw in path.parents else str(path)
+
+    def _other(self, path: Path, layout: str, folders: set[Path]) -> Entry:
+        """Return what became of a file that no sequence uses, and no reader refused."""
+        try:
+            outcome, reason = self._kind(path, layout, folders)
+        except UnusableFileError as error:
+            return Entry(Outcome.LOST, error.reason, str(error))
+        return Entry(outcome, reason, f"{path} was not used: {reason}" if reason else "")
+
+    def _kind(self, path: Path, layout: str, folders: set[Path]) -> tuple[Outcome, str]:
+        if path.is_symlink() and (path.is_dir() or not path.exists()):
+            return self._link(path, layout, folders)
+        if _is_hidden(path.relative_to(self._raw)):
+            return Outcome.PASSED, Reason.HIDDEN
+        if not path.is_file():
+            return Outcome.PASSED, Reason.NO_FILE
+        if path.name.lower().endswith((*SUFFIXES, *UNREAD_SUFFIXES)) or is_dicom(path):
+            # in a folder that a table names, all images are meant
+            unnamed = layout in BY_TABLE and not (layout == "frames" and path.parent in folders)
+            return (Outcome.PASSED, Reason.UNNAMED) if unnamed else (Outcome.LOST, Reason.OTHER_FORM)
+        return Outcome.PASSED, _type(path)
+
+    def _link(self, path: Path, layout: str, folders: set[Path]) -> tuple[Outcome, str]:
+        if not path.exists():
+            return Outcome.LOST, Reason.DANGLING
+        used = any(path in (folder, *folder.parents) for folder in folders)
+        if used or layout in BY_TABLE or leads_inside(path, self._raw):
+            return Outcome.PASSED, Reason.LINK_INSIDE
+        return Outcome.LOST, Reason.LINK
+
+
+def require_new(path: Path | None) -> None:
+    """Raise `ConfigError` before work starts if the file of an account exists."""
+    if path is not None and os.path.lexists(path):
+        raise ConfigError(f"{path} exists: choose another name for the account")
+
+
+def read_accounted(raw: Path, layout: str = "auto", choices: Choices = CHOICES) -> tuple[list[ImageSequence], str]:
+    """Return the sequences below `raw`, and a line that describes them and counts what was passed over.
+
+    Raises `RawDataError` if a file is lost.
+    """
+    account = Account(raw)
+    layout = layout_of(raw, layout)
+    sequences, recognised = read_sequences(raw, layout, choices, account)
+    account.close(sequences, layout)
+    account.require(0, skip_unreadable=False)
+    passed = _listed(account.reasons(Outcome.PASSED))
+    return sequences, f"{recognised}; passed over: {passed}" if passed else recognised
+
+
+def _files(sequence: ImageSequence) -> list[Path]:
+    return [file.path for file in sequence.frames.files] if isinstance(sequence.frames, FrameFiles) else []
+
+
+def _patient(path: Path, root: Path, layout: str) -> str:
+    """Return the patient of a file that cannot be used, as far as its folder or its header tells, or ""."""
+    if layout == "images" and root in path.parents:
+        first, *below = path.relative_to(root).parts
+        return first if below or path.is_dir() else ""
+    if layout == "dicom" and path.is_file():
+        with quiet(), suppress(*DAMAGE):
+            tags = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=["PatientID"])
+            return str(tags.get("PatientID") or "").strip()
+    return ""
+
+
+def _alike(patients: Iterable[str]) -> int:
+    """Return the number of patients whose names differ from another's in case, blanks or Unicode form only."""
+    forms = Counter(map(look_alike, patients))
+    return sum(count for count in forms.values() if count > 1)
+
+
+def _type(path: Path) -> Reason:
+    name = path.name.lower()
+    return Reason.UNREAD_TABLE if name.endswith(TABLES) else Reason.ARCHIVE if name.endswith(ARCHIVES) else Reason.OTHER
+
+
+def _is_hidden(relative: Path) -> bool:
+    return any(part.startswith(".") or part.lower() in HIDDEN for part in relative.parts)
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items())
+
+
+def _cell(text: str) -> str:
+    """Return a printable cell that no spreadsheet takes for a formula."""
+    shown = printable(text)
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
