@@ -40,11 +40,20 @@ def is_whole_jpeg(content: bytes, image: Image.Image) -> bool:
     coefficients = [(component, number) for component in jpeg.sampling for number in range(64)]
     if not (jpeg.complete and jpeg.ended) or any(jpeg.precision.get(key) != 0 for key in coefficients):
         return False
-    pieces = [content[begin:end] for begin, end in zip([0, *jpeg.ends], [*jpeg.ends, len(content)], strict=True)]
     try:
-        return JpegImageFile(BytesIO(_JUNK.join(pieces))).tobytes() == image.tobytes()
+        return JpegImageFile(BytesIO(_with_junk(content, jpeg.ends))).tobytes() == image.tobytes()
     except OSError:
         return False
+
+
+def with_junk(content: bytes) -> bytes | None:
+    """Return a stream with bytes that a decoder of a whole one ignores, None for a stream that does not end."""
+    jpeg = _parsed(content)
+    return _with_junk(content, jpeg.ends) if jpeg.ended else None
+
+
+def _with_junk(content: bytes, ends: list[int]) -> bytes:
+    return _JUNK.join(content[begin:end] for begin, end in zip([0, *ends], [*ends, len(content)], strict=True))
 
 
 def _parsed(content: bytes) -> _Jpeg:

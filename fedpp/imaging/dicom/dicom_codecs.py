@@ -1,14 +1,14 @@
 """Codecs of DICOM: decompress the stored values of one frame of an image.
 
-pydicom and Pillow decode RLE, JPEG Baseline and JPEG 2000. Lossless and 12-bit JPEG go to libjpeg-turbo, JPEG-LS to
-CharLS, as packaged by imagecodecs: they survive damaged streams, where GDCM ends the whole process. A stream's own
+pydicom and Pillow decode RLE and JPEG 2000. JPEG goes to libjpeg-turbo, JPEG-LS to CharLS, as packaged by
+imagecodecs: they survive damaged streams, where GDCM ends the whole process. A stream's own
 header is compared with the image's before it is decoded, since it may claim any size. Of each stored value only the
 bits that are the pixel's are kept (DICOM PS3.5, 8.1.1), whatever the transfer syntax: others may hold overlays.
 """
 
 import struct
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -37,18 +37,21 @@ from pydicom.uid import (
 from fedpp.imaging.dicom.dicom_tags import TagError, first_number
 from fedpp.imaging.images import JPEG_SCAN, MAX_SCANS
 from fedpp.imaging.reasons import Reason
+from fedpp.imaging.whole_jpeg import with_junk
 
 Size = tuple[int, int, int]  # height, width, samples
 
 # pydicom's interface of a decoder module: this, `is_available` and the function named in `add_plugin`.
 DECODER_DEPENDENCIES = dict.fromkeys(
-    (JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless), ("imagecodecs",)
+    (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless),
+    ("imagecodecs",),
 )
 
 # CharLS reads up to 2^31 zeros beyond the end of a truncated stream; after these bytes it stops.
 _PADDING = bytes(64)
 _J2K_START = b"\xff\x4f\xff\x51"  # ITU-T T.800, A.4: SOC, then SIZ
 _BIT_TAGS = ("BitsAllocated", "BitsStored", "HighBit")
+_ADOBE = 0xEE  # APP14
 _NO_FRAME_HEADER = {0xC4, 0xC8, 0xCC}  # ITU-T T.81, table B.1: codes within SOF0 .. SOF15 that are no SOF
 
 
@@ -61,14 +64,39 @@ def decode_frame(stream: bytes, runner: DecodeRunner) -> bytes:
     """Decode a frame for pydicom; `runner` describes the frame and receives the decoded form."""
     if runner.transfer_syntax in JPEGLSTransferSyntaxes:
         decoded = jpegls_decode(stream + _PADDING)
-        runner.set_option("planar_configuration", 0)
-    elif runner.samples_per_pixel == 1:
-        decoded = jpeg8_decode(stream)
     else:
-        decoded = jpeg8_decode(stream, colorspace="RGB", outcolorspace="RGB")  # equal spaces: no conversion
+        decoded = _jpeg(stream, "RGB" if runner.samples_per_pixel > 1 else None)
+    if runner.samples_per_pixel > 1:
         runner.set_option("planar_configuration", 0)
+        if runner.transfer_syntax not in JPEGLSTransferSyntaxes and (space := _colour_space(stream)):
+            runner.set_option("photometric_interpretation", space)
     runner.set_option("bits_allocated", 8 * decoded.dtype.itemsize)
     return decoded.tobytes()
+
+
+def _jpeg(stream: bytes, space: str | None) -> NDArray[Any]:
+    """Decode a JPEG without converting its colours; raise `ValueError` for one that was cut, which libjpeg fills."""
+    decode = partial(jpeg8_decode, colorspace=space, outcolorspace=space)  # equal spaces: no conversion
+    decoded: NDArray[Any] = decode(stream)
+    junked = with_junk(stream)
+    if junked is None or not np.array_equal(decoded, decode(junked)):
+        raise ValueError("a stream was cut")
+    return decoded
+
+
+def _colour_space(stream: bytes) -> str:
+    """Return the colours that a JPEG says it holds: by the names of its components, or by Adobe's segment; or ""."""
+    segments = list(_segments(stream))
+    if any(_is_frame(marker) and segment[6::3] in {b"RGB", b"rgb"} for marker, segment in segments):
+        return "RGB"
+    is_ybr = any(
+        marker == _ADOBE and segment[:5] == b"Adobe" and segment[11:12] == b"\1" for marker, segment in segments
+    )
+    return "YBR_FULL" if is_ybr else ""
+
+
+def _is_frame(marker: int) -> bool:
+    return (0xC0 <= marker <= 0xCF and marker not in _NO_FRAME_HEADER) or marker == 0xF7
 
 
 def stored_frame(image: Dataset, number: int) -> NDArray[Any]:
@@ -91,8 +119,7 @@ def stored_frame(image: Dataset, number: int) -> NDArray[Any]:
             raise ValueError("a stream has too many scans")
         lossy = lossy or (syntax == JPEG2000 and not _is_reversible(stream))
         options["planar_configuration"] = 0  # of what is decoded, whatever the tag says
-    stock = not is_available(syntax) or (syntax == JPEGExtended12Bit and image.BitsStored <= 8)
-    decoder = get_decoder(syntax) if stock else _decoder(syntax)
+    decoder = _decoder(syntax) if is_available(syntax) else get_decoder(syntax)
     values, form = decoder.as_array(image, **options)
     values = _pixel_bits(values, image, precision, lossy=lossy)
     return _rgb(values, str(form["photometric_interpretation"]), image)
@@ -130,7 +157,7 @@ def _claims(stream: bytes) -> tuple[int, int, int, int]:
         samples, depth = struct.unpack_from(">HB", stream, start + 40)
         return height - top, width - left, samples, (depth & 0x7F) + 1
     for marker, segment in _segments(stream):
-        if (0xC0 <= marker <= 0xCF and marker not in _NO_FRAME_HEADER) or marker == 0xF7:
+        if _is_frame(marker):
             return int.from_bytes(segment[1:3]), int.from_bytes(segment[3:5]), segment[5], segment[0]
     raise ValueError("a stream has no frame header")
 

@@ -19,6 +19,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
@@ -346,6 +347,63 @@ def test_jpeg_colours_are_converted_once(read, interpretation: str, planar: int)
     stream = jpeg8_encode(smooth, 100, colorspace="RGB", outcolorspace=space, subsampling="444")
     image = coloured(smooth, JPEGBaseline8Bit, PhotometricInterpretation=interpretation, PlanarConfiguration=planar)
     assert np.abs(read(compressed(image, stream), colour=True) - smooth / 255).max() < 6 / 255
+
+
+MARKERS = {  # in front of the segments of a JPEG: nothing, Adobe's with its transform, or JFIF's
+    "none": b"",
+    "adobe0": b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0",
+    "adobe1": b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\1",
+    "jfif": b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0",
+}
+
+
+def unmarked(stream: bytes) -> bytes:
+    """Return a JPEG without its segments of JFIF and Adobe."""
+    kept, at = stream[:2], 2
+    while stream[at + 1] != 0xDA:
+        end = at + 2 + int.from_bytes(stream[at + 2 : at + 4])
+        kept += b"" if stream[at + 1] in {0xE0, 0xEE} else stream[at:end]
+        at = end
+    return kept + stream[at:]
+
+
+@pytest.mark.parametrize(
+    ("space", "marker", "interpretation"),
+    [
+        *(("RGB", marker, said) for marker in MARKERS for said in ("RGB", "YBR_FULL", "YBR_FULL_422")),
+        *(("YCBCR", marker, said) for marker in MARKERS for said in ("YBR_FULL", "YBR_FULL_422")),
+        ("YCBCR", "adobe1", "RGB"),
+        ("YCBCR", "jfif", "RGB"),
+    ],
+)
+def test_a_jpeg_says_its_colours_by_its_segments(read, space: str, marker: str, interpretation: str):
+    """Components named R, G and B are RGB, JFIF and Adobe's transform are YBR; without them the tag decides."""
+    smooth = np.stack([RAMP // 17, 255 - RAMP // 17, np.full_like(RAMP, 90)], axis=-1).astype(np.uint8)
+    stream = unmarked(jpeg8_encode(smooth, 100, colorspace="RGB", outcolorspace=space, subsampling="444"))
+    image = coloured(smooth, JPEGBaseline8Bit, PhotometricInterpretation=interpretation)
+    shown = read(compressed(image, stream[:2] + MARKERS[marker] + stream[2:]), colour=True)
+    assert np.abs(shown * 255 - smooth).max() < 3.5
+
+
+NOISE = (np.random.default_rng(0).integers(0, 4096, (64, 64))).astype(np.uint16)
+GREY_ENCODERS = ENCODERS | {
+    JPEGExtended12Bit: lambda cells: jpeg8_encode(cells, 90, bitspersample=12),
+    JPEGBaseline8Bit: lambda cells: jpeg8_encode((cells // 16).astype(np.uint8), 90),
+}
+
+
+@pytest.mark.parametrize("syntax", GREY_ENCODERS)
+@pytest.mark.parametrize("kept", [0.98, 0.6])
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_stream_that_was_cut_is_refused(read, syntax: str, kept: float, ended: bool):
+    """What a decoder would fill with grey or noise is an error, also if the stream's end was put back."""
+    stream = bytes(GREY_ENCODERS[syntax](NOISE))
+    cut = stream[: int(len(stream) * kept)] + (b"\xff\xd9" if ended else b"")
+    image = dicom_image(NOISE, syntax)
+    if syntax == JPEGBaseline8Bit:
+        image.BitsAllocated, image.BitsStored, image.HighBit = 8, 8, 7
+    read(compressed(image, stream))
+    assert refusal(read, compressed(image, cut)).reason == Reason.DAMAGED
 
 
 @pytest.mark.parametrize(
