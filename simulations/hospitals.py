@@ -27,6 +27,7 @@ from fedpp.keys.key_domain import KeyDomain
 from fedpp.keys.sealed_secret import Passphrase
 from fedpp.keys.site_identity import SiteIdentity
 from fedpp.protocol.membership import NO_BUNDLE
+from fedpp.vault_api.vault_channel import SCHEME, require_short
 
 from .phantom import write_phantom
 from .scenario import Scenario
@@ -47,6 +48,7 @@ class Hospitals:
 
 def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> Hospitals:
     """Read or generate raw data, generate keys, and ingest each site's data into folders of `out`."""
+    require_short(socket_of(sockets, scenario.run.sites - 1))
     raw, described = sequences_of(scenario, data, out)
     everything = [sequence for site in raw for sequence in site]
     classes = ClassMap.choose(everything, scenario.classes, scenario.negative, scenario.choices().findings)
@@ -71,12 +73,28 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, sockets: Path) -> 
         identity = identity_of(name, scenario)
         certificate = domain_ca.certify(identity.request(), domain.card())
         key_store.join(keys, key_store.Site(domain, identity, certificate), passphrase)
-        ingest(sequences, dataset, domain=domain, class_map=classes, settings=settings, progress=True)
-        address = f"unix:{sockets / str(number)}.sock"  # independent of the hospital's name
+        _require_training(number, 1 if sequences else 0, held_out=0)
+        made = ingest(sequences, dataset, domain=domain, class_map=classes, settings=settings, progress=True)
+        _require_training(number, made.sequences["train"], held_out=sum(made.sequences.values()))
+        address = f"{SCHEME}{socket_of(sockets, number)}"
         policy = out / "policies" / f"{name}.yaml"
         create_exclusively(policy, _policy(dataset, scenario).to_yaml().encode())
         sites.append(SiteConfig(dataset, keys / key_store.EVALUATION_KEY, address, policy, out / "trainers" / name))
     return Hospitals(domain, out / "domain", passphrase_file, classes, described, tuple(raw), tuple(sites))
+
+
+def socket_of(folder: Path, number: int) -> Path:
+    """Return the socket of the vault of site `number`, from 0, whose path does not depend on the hospital's name."""
+    return folder / f"{number}.sock"
+
+
+def _require_training(number: int, sequences: int, *, held_out: int) -> None:
+    """Raise `ConfigError` for a site that could not train: its federation would wait for it until a time limit."""
+    if not sequences:
+        raise ConfigError(
+            f"site {number + 1} has no sequence to train on, {held_out} are held out: give it more labelled patients, "
+            "use fewer sites, or lower the shares of validation and test"
+        )
 
 
 def _policy(dataset: Path, scenario: Scenario) -> SitePolicy:

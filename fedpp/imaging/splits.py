@@ -20,6 +20,7 @@ Method = Literal["hashed", "stratified"]
 
 UNDIVIDED = "train or validation"  # split of patients of whom the plan's share is for validation, the rest for training
 METHODS: tuple[Method, ...] = get_args(Method)
+TINY = 1e-9  # of a patient: shares are decimal fractions, which have no exact binary form
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ class SplitPlan:
     """Assignment of patients to "train", "validation" and "test": each is in one split, with all sequences.
 
     hashed: by thresholds on the digest of seed and patient alone, so that no other patient and no label ever moves
-    a patient; shares are met in expectation. stratified: exact shares of each set of labels, for data that do not
-    grow; a stratum of three patients or more has one in each split whose share is not zero. In multi-label data a
+    a patient; shares are met in expectation. stratified: exact shares of all patients, divided among the sets of
+    labels by largest remainder, for data that do not grow; a stratum of three patients or more has one in each split
+    whose share is not zero. In multi-label data a
     stratum is the patients with the same number of findings ever present: combinations of findings are too many, and
     a patient alone in a stratum is for training.
 
@@ -103,22 +105,50 @@ def partition_patients(sequences: Sequence[ImageSequence], parts: int, seed: int
 
 
 def _stratified(strata: list[list[str]], validation: float, test: float) -> dict[str, str]:
-    """Assign rounded shares of each stratum's patients; a patient alone in a stratum is for training."""
+    """Assign shares of all patients, divided among the strata; a patient alone in a stratum is for training."""
+    sizes = [len(patients) for patients in strata]
+    whole = sum(sizes)
+    _, all_validated, all_tested = _rounded([whole * (1 - validation - test), whole * validation, whole * test], whole)
+    kept = [1 + _least(size, validation) for size in sizes]
+    tested = _divided(all_tested, test, sizes, kept)
+    validated = _divided(all_validated, validation, sizes, [1 + of_test for of_test in tested])
     splits: dict[str, str] = {}
-    for patients in strata:
-        count = len(patients)
-        tested, validated = _share(count, test), _share(count, validation)
-        while tested + validated >= count:
-            tested, validated = (tested - 1, validated) if tested >= validated else (tested, validated - 1)
-        for position, patient in enumerate(patients):
-            held_out = "test" if position < tested else "validation"
-            splits[patient] = held_out if position < tested + validated else "train"
+    for patients, of_test, of_validation in zip(strata, tested, validated, strict=True):
+        held_out = ["test"] * of_test + ["validation"] * of_validation
+        splits |= dict(zip(patients, held_out + ["train"] * (len(patients) - len(held_out)), strict=True))
     return splits
 
 
-def _share(count: int, share: float) -> int:
-    at_least = 1 if share > 0 and count >= 3 else 0
-    return max(at_least, int(count * share + 0.5))
+def _divided(whole: int, share: float, sizes: list[int], kept: list[int]) -> list[int]:
+    """Return how many patients of each stratum make up `whole`, but for `kept` of each that others need."""
+    most = [max(0, size - others) for size, others in zip(sizes, kept, strict=True)]
+    counts = [min(_least(size, share), limit) for size, limit in zip(sizes, most, strict=True)]
+    rest = [
+        size * share - count if count < limit else 0 for size, count, limit in zip(sizes, counts, most, strict=True)
+    ]
+    for number in _by_remainder(rest)[: max(0, whole - sum(counts))]:
+        counts[number] += rest[number] > TINY
+    return counts
+
+
+def _rounded(quotas: list[float], whole: int) -> list[int]:
+    """Return whole numbers that add up to `whole`, by largest remainder."""
+    counts = [int(quota + TINY) for quota in quotas]
+    for number in _by_remainder([quota - count for quota, count in zip(quotas, counts, strict=True)])[
+        : whole - sum(counts)
+    ]:
+        counts[number] += 1
+    return counts
+
+
+def _by_remainder(remainders: list[float]) -> list[int]:
+    """Return positions, the largest remainder first; of equal ones the last, which is of test among splits."""
+    return sorted(range(len(remainders)), key=lambda number: (round(remainders[number], 9), number), reverse=True)
+
+
+def _least(size: int, share: float) -> int:
+    """Return how many patients of a stratum a split has at least: one of three, and its share rounded down."""
+    return max(1 if share > 0 and size >= 3 else 0, int(size * share + TINY))
 
 
 def _strata(sequences: Iterable[ImageSequence], seed: int, digest: Digest) -> list[list[str]]:

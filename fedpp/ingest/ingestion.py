@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from fedpp.config.run_config import SPLITS
 from fedpp.config.task import Gaps, Task
+from fedpp.dataset.at_rest import AtRestKey
 from fedpp.dataset.dataset_manifest import SequenceRecord
 from fedpp.dataset.dataset_writer import DatasetWriter
 from fedpp.errors import ConfigError, DatasetError, RawDataError
@@ -47,14 +48,14 @@ class IngestSettings:
     """What to prepare, how to split, and how to encrypt.
 
     `patch` is for domains of orthogonal frame mixing: the side of the mixed patches in pixels, or 0 for rows.
-    `at_rest` seals the dataset's files.
+    `at_rest` seals the dataset's files, by the domain's key or by another.
     """
 
     preparation: Preparation
     split: SplitPlan
     gaps: Gaps = "none"
     patch: int = DEFAULT_PATCH
-    at_rest: bool = False
+    at_rest: bool | AtRestKey = False
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ def _writer(out: Path, domain: KeyDomain, class_map: ClassMap, settings: IngestS
         task,
         prep.dtype,
         encrypted_gaps=settings.gaps == "encrypted",
-        at_rest=domain.at_rest_key() if settings.at_rest else None,
+        at_rest=domain.at_rest_key() if settings.at_rest is True else settings.at_rest or None,
     )
 
 

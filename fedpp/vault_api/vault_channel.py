@@ -15,6 +15,7 @@ from fedpp.errors import ConfigError
 
 SCHEME = "unix:"
 TLS = ",tls="
+MAX_SOCKET_PATH = 107  # bytes of a sockaddr_un
 MAX_MESSAGE_BYTES = 4 * 2**20  # of one message, either way
 
 
@@ -54,6 +55,15 @@ def is_tcp(address: str) -> bool:
     return bool(host and colon) and host != "unix" and port.isdecimal() and 0 < int(port) < 2**16
 
 
+def require_short(socket: Path) -> None:
+    """Raise `ConfigError` for a socket's path that is too long for the system."""
+    if (size := len(bytes(socket))) > MAX_SOCKET_PATH:
+        raise ConfigError(
+            f"the socket's path {socket} has {size} bytes and is longer than {MAX_SOCKET_PATH} bytes: choose a shorter "
+            "one, or where it is in the temporary folder, a shorter TMPDIR"
+        )
+
+
 def channel_to(address: str, tls: Path | None = None) -> grpc.Channel:
     """Return a channel to the vault at an address; raise `ConfigError` for one that would not be protected."""
     if not address.startswith(SCHEME) and tls is None and TLS in address:
@@ -64,6 +74,7 @@ def channel_to(address: str, tls: Path | None = None) -> grpc.Channel:
     # A connection of its own, which nobody else in the process shares, or breaks.
     options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.use_local_subchannel_pool", 1)]
     if address.startswith(SCHEME):
+        require_short(Path(address.removeprefix(SCHEME)))
         return grpc.insecure_channel(address, options)
     if not is_tcp(address) or tls is None:
         raise ConfigError(

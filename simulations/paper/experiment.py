@@ -91,7 +91,7 @@ def perform(study: Study, settings: Settings, saved: ExperimentFolder) -> Outcom
     if settings.hog:
         described = hog_baseline.features(study.frames, study.valid)
         baseline = {(f.seed, f.number): hog_baseline.probabilities(study, f, described) for f in cut}
-    saved.claim(study.dataset.manifest.fingerprint)
+    saved.claim(study.fingerprint)
     runs = list(all_runs(settings, cut))
     loaded = {run.name: saved.load(run.name) for run in runs}
     progress = Progress([run for run in runs if loaded[run.name] is None], settings.training.epochs)

@@ -3,6 +3,7 @@
 Both zones of a hospital are in one process here: the key derives from the seed and protects nothing.
 """
 
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.config.run_config import SPLITS
+from fedpp.dataset.at_rest import AtRestKey
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError, RawDataError
 from fedpp.imaging.account import read_accounted
@@ -21,6 +23,7 @@ from fedpp.imaging.sequence import ImageSequence
 from fedpp.imaging.splits import SplitPlan
 from fedpp.imaging.visits import by_visit
 from fedpp.ingest.ingestion import IngestSettings, ingest, prepared, sequence_pseudonym
+from fedpp.key_material import KEY_BYTES
 from fedpp.keys.key_domain import KeyDomain
 
 from .paper_settings import Settings
@@ -54,6 +57,12 @@ class Study:
     unlabelled: int  # sequences without a label, which are not used
 
     @property
+    def fingerprint(self) -> str:
+        """Return 64 hex digits of the data: the dataset's own change with each sealing."""
+        arrays = (self.frames, self.valid, self.labels, self.dataset.sequences)
+        return sha256(b"".join([str(self.class_map.classes).encode(), *(a.tobytes() for a in arrays)])).hexdigest()
+
+    @property
     def patients(self) -> NDArray[np.str_]:
         """Return the patients' pseudonyms, [k]."""
         return np.array([self.domain.pseudonym("patient", s.patient) for s in self.sequences])
@@ -80,9 +89,11 @@ def prepare_study(settings: Settings, data: Path, folder: Path, note: Callable[[
     seed, dtype = settings.training.seed, settings.training.dtype
     domain = KeyDomain.of_secret(sha256(f"paper's experiment, seed {seed}".encode()).digest(), n=2)
     preparation = Preparation(dtype, settings.frames, settings.size, settings.size, settings.channels)
-    ingest_settings = IngestSettings(preparation, plan(settings, seed, 0))
+    # A killed process leaves its files, and the domain's key follows from the seed: this one is in memory alone.
+    at_rest = AtRestKey(domain.card().fingerprint, secrets.token_bytes(KEY_BYTES))
+    ingest_settings = IngestSettings(preparation, plan(settings, seed, 0), at_rest=at_rest)
     ingest(labelled, folder, domain=domain, class_map=class_map, settings=ingest_settings)
-    dataset = EncryptedDataset.open(folder)
+    dataset = EncryptedDataset.open(folder, at_rest)
     by_name = {sequence_pseudonym(domain, s): s for s in labelled}
     ordered = tuple(by_name[name] for name in dataset.ids(np.arange(len(dataset))))
     frames, valid = _plaintext(ordered, preparation)

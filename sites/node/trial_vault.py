@@ -13,7 +13,7 @@ from pathlib import Path
 from fedpp.config.run_config import SiteConfig
 from fedpp.errors import FederationError, VaultError
 from fedpp.processes import ProcessGroup
-from fedpp.vault_api.vault_channel import SCHEME
+from fedpp.vault_api.vault_channel import SCHEME, require_short
 from fedpp.vault_api.vault_client import VaultClient
 
 from .executor import program
@@ -42,6 +42,7 @@ class TrialVault:
             ProcessGroup({}) as group,
         ):
             address = f"{SCHEME}{private}/vault.sock"
+            require_short(Path(private, "vault.sock"))  # before a process starts
             group.start(
                 [
                     *(*program("cli.site_cli"), "vault", "--domain", str(self.domain)),

@@ -9,11 +9,10 @@ from pathlib import Path
 import grpc
 
 from fedpp.errors import ConfigError, VaultError
-from fedpp.vault_api.vault_channel import SCHEME, TlsFiles, is_tcp
+from fedpp.vault_api.vault_channel import SCHEME, TlsFiles, is_tcp, require_short
 
 from .peer_check import Peer, PeerRelay
 
-MAX_SOCKET_PATH = 107  # of a sockaddr_un
 PROBE_SECONDS = 2.0
 
 
@@ -41,6 +40,7 @@ def listening(
     path = _socket_path(address)
     with tempfile.TemporaryDirectory(prefix="fedpp-") as private:  # mode 0700
         behind = Path(private, "v")
+        require_short(behind)
         try:
             server.add_insecure_port(f"{SCHEME}{behind}")
             relay = PeerRelay(path, behind, users, refused)
@@ -82,8 +82,7 @@ def _require_socket_path(address: str, path: Path) -> None:
         raise ConfigError(
             f"the vault's address must be unix:/absolute/path.sock, or HOST:PORT with --tls, got {address!r}"
         )
-    if len(bytes(path)) > MAX_SOCKET_PATH:
-        raise ConfigError(f"the socket's path {path} is longer than {MAX_SOCKET_PATH} bytes: choose a shorter one")
+    require_short(path)
     if any(character in address for character in "%?#"):  # gRPC reads the address as a URI
         raise ConfigError(f"the socket's path must have no %, ? or #, got {path}: choose another")
 

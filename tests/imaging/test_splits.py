@@ -2,7 +2,11 @@
 
 import hmac
 from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
 from hashlib import sha256
+from itertools import product
+from math import ceil, floor
 from random import Random
 
 import pytest
@@ -136,6 +140,63 @@ def test_stratified_every_class_of_three_patients_is_in_every_split(patients, se
             assert set(found) == set(SPLITS)
             assert abs(found["test"] - count * test) <= 1
             assert abs(found["validation"] - count * validation) <= 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "validation", "test", "held_out"),
+    [
+        ((10, 10), 0.15, 0.25, (3, 5)),  # of 1.5 and 2.5 of each stratum
+        ((20,), 0.15, 0.25, (3, 5)),
+        ((14, 6), 0.15, 0.25, (3, 5)),
+        ((7, 7, 6), 0.15, 0.25, (3, 5)),
+        ((5, 5), 0.15, 0.25, (2, 3)),  # one of each in every split comes before the share
+        ((10,), 0.15, 0.25, (1, 3)),
+        ((50, 50), 0.01, 0.57, (2, 57)),
+        ((30, 30), 0.1, 0.1, (6, 6)),
+        ((10, 10), 0, 0.25, (0, 5)),
+        ((6, 6), 0.5, 0, (6, 0)),
+        ((2, 2, 2, 2), 0.15, 0.25, (1, 2)),
+        ((1, 1, 1), 0.3, 0.3, (0, 0)),
+    ],
+)
+def test_stratified_the_whole_has_its_shares(sizes, validation, test, held_out):
+    """Shares are of all patients: rounding within each stratum held out 10 of 20 patients where 8 were asked."""
+    patients = cohort(**{"abcd"[number]: size for number, size in enumerate(sizes)})
+    for seed in range(3):
+        found = Counter(SplitPlan("stratified", seed, validation, test).assign(sequences(patients), plain).values())
+        assert (found["validation"], found["test"]) == held_out
+
+
+percents = st.integers(1, 45)
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=4), percents, percents)
+def test_stratified_no_other_numbers_are_nearer_to_the_shares(sizes, of_validation, of_test):
+    """Of all numbers for test that leave others their least, none is nearer, in exact arithmetic, to the shares."""
+    validation, test = Fraction(of_validation, 100), Fraction(of_test, 100)
+    patients = cohort(**{"abcd"[number]: size for number, size in enumerate(sizes)})
+    splits = SplitPlan("stratified", 1, of_validation / 100, of_test / 100).assign(sequences(patients), plain)
+    found = [sum(splits[p] == "test" for p in patients if patients[p] == "abcd"[n]) for n in range(len(sizes))]
+
+    def least(size: int, share: Fraction) -> int:
+        return max(int(size >= 3), floor(size * share))
+
+    whole = sum(sizes)
+    quotas = [whole * share for share in (1 - validation - test, validation, test)]
+    left = whole - sum(map(floor, quotas))
+    last_first = sorted(range(3), key=lambda number: (quotas[number] - floor(quotas[number]), number))[3 - left :]
+    asked = floor(quotas[2]) + (2 in last_first)
+    ranges = []
+    for size in sizes:
+        most = max(0, size - 1 - least(size, validation))
+        low = min(least(size, test), most)
+        ranges.append(range(low, max(low, min(ceil(size * test), most)) + 1))
+
+    def distance(numbers: Sequence[int]) -> tuple[Fraction, Fraction]:
+        apart = sum((abs(n - size * test) for n, size in zip(numbers, sizes, strict=True)), Fraction(0))
+        return Fraction(abs(sum(numbers) - asked)), apart
+
+    assert distance(found) == min(map(distance, product(*ranges)))
 
 
 @given(cohorts, st.sampled_from(METHODS), st.integers(2, 6), st.integers(0, 100))

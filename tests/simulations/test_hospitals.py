@@ -9,7 +9,7 @@ from chexpert_folder import HOSPITALS, SILENT, SPOILT, VISITS
 
 from fedpp.config.run_config import SiteConfig
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
-from fedpp.errors import FedppError, RawDataError, VaultError
+from fedpp.errors import ConfigError, FedppError, RawDataError, VaultError
 from fedpp.imaging.splits import METHODS
 from fedpp.keys import encryption, key_store
 from fedpp.protocol.counts import UNKNOWN
@@ -51,6 +51,22 @@ def test_labels_are_shuffled_among_the_patients(tmp_path: Path):
         assert sorted(str(s.label) for s in one) == sorted(str(s.label) for s in two)
         moved += sum(a.label != b.label for a, b in zip(one, two, strict=True))
     assert moved > 0
+
+
+def test_a_site_without_training_data_is_refused_at_once(tmp_path: Path):
+    """Its number and what to do are named, before a vault starts: a federation would wait for it."""
+    phantoms = Scenario.of(**NAMED, size=16, phantom=PhantomData(4, 2, 24), split="hashed", test=0.99, validation=0)
+    with pytest.raises(ConfigError, match=r"^site 1 has no sequence to train on, 4 are held out: give it more [^\n]+$"):
+        prepare(phantoms, None, tmp_path, tmp_path)
+    assert not (tmp_path / "sites" / "hospital-2").exists()
+
+
+def test_a_temporary_folder_that_is_too_long_for_sockets_is_named(tmp_path: Path):
+    """Before data are read, in one line that says what to change."""
+    out, sockets = tmp_path / "out", tmp_path / (100 * "x")
+    with pytest.raises(ConfigError, match=r"is longer than 107 bytes: choose a shorter one, or .* a shorter TMPDIR$"):
+        prepare(Scenario.of(**NAMED, phantom=PhantomData(4, 2, 24)), None, out, sockets)
+    assert not out.exists()
 
 
 def two_hospitals(**settings: object) -> Scenario:

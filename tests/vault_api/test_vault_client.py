@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
-from fedpp.errors import VaultError
+from fedpp.errors import ConfigError, VaultError
 from fedpp.vault_api import vault_pb2_grpc
 from fedpp.vault_api.vault_client import VaultClient
 from fedpp.vault_api.vault_pb2 import EvaluateReply, EvaluateRequest, InfoReply, InfoRequest
@@ -45,6 +45,14 @@ def serving(
     with VaultClient(f"unix:{folder}/vault.sock") as client:
         yield client
     server.stop(None).wait()
+
+
+def test_a_path_that_no_socket_can_have_is_named():
+    """One of 108 bytes, also in fewer characters, is refused with its length; one of 107 may be a vault's."""
+    assert VaultClient(f"unix:/{106 * 'x'}")
+    for path in (f"/{107 * 'x'}", f"/{53 * 'é'}x"):
+        with pytest.raises(ConfigError, match=f"path {path} has 108 bytes and is longer than 107 bytes: choose"):
+            VaultClient(f"unix:{path}")
 
 
 @pytest.mark.parametrize("multi_label", [False, True])

@@ -1,19 +1,26 @@
 """Data and folds of the paper's experiment: no patient is in two parts, and both sides get the same sequences."""
 
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 from paper_data import PATIENTS, write_frames
 
-from fedpp.errors import ConfigError, FedppError
+from fedpp.dataset.encrypted_dataset import EncryptedDataset
+from fedpp.errors import ConfigError, DatasetError, FedppError
 from fedpp.imaging.labels import ClassMap
 from fedpp.keys import encryption
+from fedpp.keys.key_domain import KeyDomain
 from simulations.paper import hog_baseline
 from simulations.paper.paper_settings import Settings
 from simulations.paper.study import Study, folds, prepare_study
 
+ROOT = Path(__file__).parents[3]
 SETTINGS = Settings.chosen("ours", {"negative": "well", "frames": 3, "size": 8, "filters": (2, 3), "dtype": "float64"})
 
 
@@ -22,6 +29,42 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     root = tmp_path_factory.mktemp("paper")
     write_frames(root / "raw")
     return prepare_study(SETTINGS, root / "raw", root / "dataset", print)
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from simulations.paper.paper_settings import Settings
+from simulations.paper.study import prepare_study
+
+raw, out = map(Path, sys.argv[1:])
+settings = Settings.chosen("ours", {"negative": "well", "frames": 3, "size": 8, "filters": (2, 3)})
+prepare_study(settings, raw, out, lambda _: None)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_killed_experiment_leaves_no_dataset_that_can_be_read(tmp_path: Path):
+    """What SIGKILL leaves is sealed by a key that was in memory alone; the domain's key follows from the seed."""
+    write_frames(tmp_path / "raw")
+    folder = tmp_path / "dataset"
+    ended = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "raw", folder], cwd=ROOT, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert {file.suffix for file in folder.iterdir() if file.name.startswith(("frames", "labels"))} == {".sealed"}
+    domain = KeyDomain.of_secret(sha256(b"paper's experiment, seed 0").digest(), n=2)
+    with pytest.raises(DatasetError, match="sealed at rest"):
+        EncryptedDataset.open(folder).labels(np.arange(2))
+    with pytest.raises(DatasetError, match="not sealed under this at-rest key"):
+        EncryptedDataset.open(folder, domain.at_rest_key())
+
+
+def test_the_data_have_one_fingerprint_whatever_the_sealing(study: Study, tmp_path: Path):
+    """An experiment is resumed on the same data; another contrast of the images is another fingerprint."""
+    found = []
+    for name, contrast in (("same", 100.0), ("other", 90.0)):
+        write_frames(tmp_path / name, contrast)
+        found.append(prepare_study(SETTINGS, tmp_path / name, tmp_path / f"{name}-dataset", print).fingerprint)
+    assert (found[0] == study.fingerprint, found[1] == study.fingerprint) == (True, False)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])

@@ -311,6 +311,8 @@ def test_dataset_key_and_vault_must_fit_together(
     fails(
         replace(served, site=replace(served.site, evaluation_key=tmp_path / "stranger.eval")), "one site", "belongs to"
     )
+    too_long = replace(served, site=replace(served.site, vault=f"unix:/{107 * 'x'}"))
+    fails(too_long, "vault", "has 108 bytes and is longer than 107 bytes", "one site")
     missing = replace(served, site=replace(served.site, vault=f"{address}.not"))
     monkeypatch.setattr(vault_connection, "CONNECT_SECONDS", 0.1)
     fails(missing, "vault", "no vault answers at", "one site")
