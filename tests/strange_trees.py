@@ -22,9 +22,10 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless
 
-from fedpp.errors import FedppError, NoImageError, UnusableFileError
+from fedpp.errors import FedppError
+from fedpp.imaging.account import Account, Outcome
 from fedpp.imaging.readable import readable
-from fedpp.imaging.readers.layout import read_sequences
+from fedpp.imaging.readers.layout import layout_of, read_sequences
 from fedpp.imaging.reasons import Doubt
 from fedpp.imaging.sequence import ImageSequence
 
@@ -76,20 +77,18 @@ def misread_trees(numbers: range, root: Path) -> tuple[Counter[str], list[str]]:
 
 def misread(made: Tree) -> tuple[str, str]:
     """Read a folder; return "read" or "refused", and what is wrong: a frame, an order, a label, a patient; or ""."""
-    lost: dict[Path, UnusableFileError] = {}
-
-    def refuse(path: Path, error: UnusableFileError) -> None:
-        if not isinstance(error, NoImageError):
-            lost[path] = error
-
+    account = Account(made.root)
     try:
-        sequences = readable(read_sequences(made.root, "auto", refuse=refuse)[0], refuse)
+        layout = layout_of(made.root)
+        sequences = readable(read_sequences(made.root, layout, refuse=account)[0], account)
+        account.close(sequences, layout)
     except FedppError as error:
         return "refused", "a message of several lines" if "\n" in str(error) else ""
+    lost = [path for path, entry in account.entries.items() if entry.outcome == Outcome.LOST]
     wrong = [text for sequence in sequences for text in _wrong(made, sequence, complete=not lost)]
-    named = {made.files.get(path) for path in lost}
-    out = {sequence.patient for sequence in sequences}
-    wrong += [f"a patient was lost: {patient}" for patient in made.pictures if patient not in out | named]
+    accounted = {sequence.patient for sequence in sequences} | {made.files.get(path) for path in lost}
+    wrong += [f"a patient was lost: {patient}" for patient in made.pictures if patient not in accounted]
+    wrong += [f"nothing is said of {path.name}" for path in made.files if path not in account.entries]
     return "refused" if lost else "read", "; ".join(wrong)
 
 

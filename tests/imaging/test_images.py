@@ -1,6 +1,7 @@
 """Image files as they are shown: each kind beside an independent decode, which is NumPy's or a formula's."""
 
 import io
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -314,6 +315,15 @@ def test_a_cut_file_is_refused(name: str, end: bytes, tmp_path: Path):
         else:
             np.testing.assert_array_equal(read, whole)
     assert refusals >= 38
+
+
+def test_a_jpeg_that_ends_at_a_restart_is_refused(tmp_path: Path):
+    """Where a cut leaves whole intervals, a decoder misses no bit, only the markers that follow."""
+    intact = encoded(NOISE, "JPEG", restart_marker_blocks=2)
+    places = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", intact)]
+    assert len(places) == 5
+    for place in places:
+        assert "cut or damaged" in refused(tmp_path, intact[:place] + b"\xff\xd9")
 
 
 @pytest.mark.parametrize("form", ["jpeg", "lzma"])

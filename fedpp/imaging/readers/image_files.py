@@ -47,6 +47,11 @@ def frame_files(images: Iterable[Path], refuse: Refuse) -> list[FrameFile]:
             refuse(image, error)
         else:
             files[FrameFile(image, pages, read_pages)] = depth
+    return of_one_scale(files, refuse)
+
+
+def of_one_scale(files: dict[FrameFile, Depth], refuse: Refuse) -> list[FrameFile]:
+    """Return a sequence's images but for those whose values are of another scale than the others', as above."""
     unfit = _of_another_scale(files)
     for file in unfit:
         message = f"{file.path} is of another depth than the images beside it, and its white is not known: convert it"

@@ -15,8 +15,10 @@ from unicodedata import normalize
 
 from fedpp.config.run_config import SPLITS
 from fedpp.errors import RawDataError, UnusableFileError
-from fedpp.imaging.images import SUFFIXES, is_image, page_count, read_pages
+from fedpp.imaging.image_values import Depth
+from fedpp.imaging.images import SUFFIXES, header_of, is_image, read_pages
 from fedpp.imaging.label_texts import is_no_label, label_texts
+from fedpp.imaging.readers.image_files import of_one_scale
 from fedpp.imaging.reasons import Doubt, Reason
 from fedpp.imaging.sequence import FrameFile, FrameFiles, ImageSequence, Refuse, last_known, refuse
 from fedpp.imaging.tables import NO_IMAGE, Line, file_inside, is_file, read_table
@@ -44,6 +46,7 @@ class _Image:
     line: int
     file: Path
     pages: int
+    depth: Depth
     time: _Time | None
     label: str | None
     doubts: frozenset[Doubt]
@@ -73,17 +76,23 @@ def read_manifest(root: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequen
             raise RawDataError(f"{table}, lines {named[file]}, {line} name the same file: remove one of them")
         named[file] = line
         try:
-            pages = _pages(table, line, file)
+            pages, depth = _header(table, line, file)
         except UnusableFileError as error:
             error.patient = patient
             refuse(file, error)
             continue
-        groups.setdefault((patient, name), []).append(_Image(line, file, pages, when, label, _doubts(row)))
+        groups.setdefault((patient, name), []).append(_Image(line, file, pages, depth, when, label, _doubts(row)))
     if not groups:
         raise RawDataError(f"{table} names no image that can be read")
     splits = _splits(table, rows) if "split" in rows[0][1] else None
-    ordered = {key: _ordered(table, images, refuse) for key, images in groups.items()}
-    return [_sequence(name, patient, *images) for (patient, name), images in ordered.items()], splits
+    ordered = {key: _ordered(table, _of_one_scale(images, refuse), refuse) for key, images in groups.items()}
+    return [_sequence(name, patient, *images) for (patient, name), images in ordered.items() if images[0]], splits
+
+
+def _of_one_scale(images: list[_Image], refuse: Refuse) -> list[_Image]:
+    files = {FrameFile(image.file, image.pages, read_pages): image.depth for image in images}
+    kept = {file.path for file in of_one_scale(files, refuse)}
+    return [image for image in images if image.file in kept]
 
 
 def _file(root: Path, line: int, row: dict[str, str]) -> Path:
@@ -93,7 +102,7 @@ def _file(root: Path, line: int, row: dict[str, str]) -> Path:
     return file
 
 
-def _pages(table: Path, line: int, file: Path) -> int:
+def _header(table: Path, line: int, file: Path) -> tuple[int, Depth]:
     if not is_file(file):
         missing = f"path names no file below {table.parent}: restore it or remove the line"
         raise UnusableFileError(f"{table}, line {line}: {missing}", Reason.MISSING)
@@ -101,7 +110,7 @@ def _pages(table: Path, line: int, file: Path) -> int:
         suffixes = ", ".join(sorted(SUFFIXES))
         message = f"{table}, line {line}: path names no image ({suffixes}): convert it"
         raise UnusableFileError(message, Reason.NO_DECODER)
-    return page_count(file)
+    return header_of(file)
 
 
 def _doubts(row: dict[str, str]) -> frozenset[Doubt]:

@@ -13,6 +13,7 @@ from fedpp.imaging.preparation import prepare
 from fedpp.imaging.readers.breakhis import read_breakhis
 from fedpp.imaging.readers.frame_folders import read_frame_folders
 from fedpp.imaging.readers.image_folders import read_image_folders
+from fedpp.imaging.readers.manifest_table import read_manifest
 from fedpp.imaging.reasons import Doubt, Reason
 
 RAMP = np.add.outer(np.arange(0, 120, 5), np.arange(0, 128, 4)).astype(np.uint8)
@@ -123,5 +124,8 @@ def test_depths_that_cannot_be_compared_are_refused(tmp_path: Path):
     write_depths(tmp_path / "d" / "p", f1=floating, f2=floating)
     refused = {folder: refusals_of(read_image_folders, tmp_path / folder) for folder in "abcd"}
     assert refused == {"a": {"f2.tif": Reason.DEPTH}, "b": {"f3.tif": Reason.DEPTH}, "c": {}, "d": {}}
+    table = "path,patient,label\np/f1.tif,p,a\np/f2.tif,p,a\np/f3.tif,p,a\n"
+    (tmp_path / "a" / "manifest.csv").write_text(table)
+    assert refusals_of(read_manifest, tmp_path / "a") == {"f2.tif": Reason.DEPTH}
     with pytest.raises(UnusableFileError, match="of another depth than the images beside it"):
         read_image_folders(tmp_path / "a")
