@@ -245,10 +245,11 @@ def _patient(path: Path, root: Path, layout: str) -> str:
     if layout == "images" and root in path.parents:
         first, *below = path.relative_to(root).parts
         return first if below or path.is_dir() else ""
-    if layout == "dicom" and path.is_file():
-        with quiet(), suppress(*DAMAGE):
-            tags = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=["PatientID"])
-            return str(tags.get("PatientID") or "").strip()
+    if layout == "dicom":
+        with quiet(), suppress(*DAMAGE):  # also for what may not be looked at
+            if path.is_file():
+                tags = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=["PatientID"])
+                return str(tags.get("PatientID") or "").strip()
     return ""
 
 
