@@ -54,7 +54,7 @@ def depth_of(image: Image.Image) -> Depth:
 def grey_or_colour(image: Image.Image, *, colour: bool) -> Frame:
     """Return a page's values `[height, width]`, or `[height, width, 3]` of a colour image if colour is wanted.
 
-    Raises `ValueError` for a transparent colour that cannot be told from others any more.
+    Raises `ValueError` for a transparent colour that does not differ from others any more.
     """
     depth = depth_of(image)  # loading may take these away
     key = _transparent(image)

@@ -69,7 +69,7 @@ def is_whole_png(content: bytes) -> bool:
 
 
 def is_whole_gif(content: bytes) -> bool:
-    """Tell whether a GIF file goes on to its end mark."""
+    """Tell whether a GIF file reaches its end mark."""
     at = _GIF_HEADER + _table(content[10])
     while at < len(content) and content[at] != _GIF_END:
         if content[at] == _GIF_IMAGE:

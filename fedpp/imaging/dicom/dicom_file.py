@@ -75,7 +75,7 @@ def opened(file: Path) -> pydicom.Dataset:
 def require_syntax(image: pydicom.Dataset, file: Path) -> None:
     """Raise `UnusableFileError` for an image whose header does not say how its pixels are stored."""
     if not image.file_meta.get("TransferSyntaxUID"):
-        message = f"{file} names no transfer syntax (TransferSyntaxUID), so its pixels cannot be told: export it again"
+        message = f"{file} names no transfer syntax (TransferSyntaxUID), so its pixels cannot be read: export it again"
         raise UnusableFileError(message, Reason.NO_HEADER)
 
 
