@@ -68,6 +68,7 @@ class Account:
         self._entries: dict[Path, Entry] = {}
         self._doubts: Counter[Doubt] = Counter()
         self._issues: Counter[str] = Counter()
+        self.missing: set[str] = set()  # patients whom a table of labels names, and of whom nothing was read
 
     def __call__(self, path: Path, error: UnusableFileError) -> None:
         """Record what a reader cannot use; the first error of a path counts, unless only a later one loses it."""
@@ -170,13 +171,18 @@ class Account:
             )
 
     def write(self, path: Path) -> None:
-        """Write a line for each file, for the secret zone: mode 0600; raise `ConfigError` for a path that exists."""
+        """Write a line for each file, and each missing patient, for the secret zone: mode 0600, and never over a file.
+
+        Raises `ConfigError` for a path that exists.
+        """
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(COLUMNS)
         for file, entry in self.entries.items():
             named = (self._relative(file), entry.patient, entry.message)
             table.writerow((entry.outcome, entry.reason, *map(_cell, named)))
+        for patient in sorted(self.missing):
+            table.writerow(("no file", "patient of a table, of whom nothing was read", "", _cell(patient), ""))
         try:
             create_exclusively(path, text.getvalue().encode())
         except OSError as error:

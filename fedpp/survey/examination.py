@@ -52,7 +52,8 @@ def examine(raw: Path, layout: str = "auto", choices: Choices = CHOICES, *, prog
     """
     examination = _Examination(raw, choices.findings)
     sequences: list[ImageSequence] = []
-    in_two_splits = without_images = 0
+    in_two_splits = 0
+    without_images: set[str] = set()
     try:
         layout = layout_of(raw, layout)
         sequences, recognised = read_sequences(raw, layout, choices, examination.account)
@@ -71,7 +72,8 @@ def examine(raw: Path, layout: str = "auto", choices: Choices = CHOICES, *, prog
         for position, sequence in enumerate(sequences):
             examination.add(sequence, show=position in shown)
             bar.update(len(_files(sequence)))
-    return examination.survey(printable(recognised), layout, in_two_splits, without_images)
+    examination.account.missing = without_images
+    return examination.survey(printable(recognised), layout, in_two_splits, len(without_images))
 
 
 def summary(survey: Survey) -> str:

@@ -370,11 +370,13 @@ def _read(
     except RawDataError:
         account.close([], layout)
         raise
-    missing = missing_patients(raw, layout, sequences)
+    account.missing = missing_patients(raw, layout, sequences)
     sequences = readable(sequences, account) if decoded else sequences
     account.close(sequences, layout)
-    if missing:
-        _note(f"note: {LABELS} names {missing} patients of whom no image was read: are their folders gone?")
+    if account.missing:
+        _note(
+            f"note: {LABELS} names {len(account.missing)} patients of whom no image was read: are their folders gone?"
+        )
     return sequences, recognised
 
 

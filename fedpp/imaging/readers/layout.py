@@ -92,9 +92,9 @@ def layout_of(raw: Path, layout: str = "auto") -> str:
     return "dicom" if raw.is_file() else recognised(raw)
 
 
-def missing_patients(raw: Path, layout: str, sequences: Sequence[ImageSequence]) -> int:
-    """Return the number of patients in a layout's table of labels of whom nothing was read."""
-    return without_images(sequences, raw) if layout in {"dicom", "images"} and raw.is_dir() else 0
+def missing_patients(raw: Path, layout: str, sequences: Sequence[ImageSequence]) -> set[str]:
+    """Return the patients in a layout's table of labels of whom nothing was read."""
+    return without_images(sequences, raw) if layout in {"dicom", "images"} and raw.is_dir() else set()
 
 
 def _require_readable(raw: Path) -> None:

@@ -14,9 +14,9 @@ from fedpp.imaging.tables import Line, read_table
 LABELS = "labels.csv"
 
 
-def without_images(sequences: Sequence[ImageSequence], folder: Path) -> int:
-    """Return the number of patients in the folder's table who have no sequence: their folders may be missing."""
-    return len({_patient(row["patient"]) for _, row in _rows(folder)} - {_patient(s.patient) for s in sequences})
+def without_images(sequences: Sequence[ImageSequence], folder: Path) -> set[str]:
+    """Return the patients in the folder's table who have no sequence: their folders may be missing."""
+    return {_patient(row["patient"]) for _, row in _rows(folder)} - {_patient(s.patient) for s in sequences}
 
 
 def labelled(sequences: Sequence[ImageSequence], folder: Path) -> list[ImageSequence]:

@@ -66,4 +66,4 @@ def test_a_patient_is_found_in_another_unicode_form(tmp_path: Path):
     )
     sequences = read_image_folders(tmp_path)
     assert {s.patient: s.label for s in sequences} == dict(zip(names, ("ill", "well"), strict=True))
-    assert without_images(sequences, tmp_path) == 1
+    assert without_images(sequences, tmp_path) == {"G\u00f6k"}

@@ -378,11 +378,50 @@ def test_a_patient_of_the_table_whose_folder_is_gone_is_reported(folder: Path, t
     assert "issue no-image: 2 patients in labels.csv of whom no image was read; restore" in strict.stdout
     assert "(no-image)" in strict.stderr
     noted = "note: labels.csv names 2 patients of whom no image was read: are their folders gone?"
-    for number, options in enumerate([(), ("--skip-unreadable",)]):
+    for number, options in enumerate([("--account", tmp_path / "account.csv"), ("--skip-unreadable",)]):
         done = site("ingest", raw, *keys(folder), "--out", tmp_path / str(number), *SMALL, *options)
         assert noted in done.stderr.splitlines()
         assert "MRN" not in done.stderr + done.stdout
         assert "\ntoo few patients in train (" in done.stderr
+    rows = csv.DictReader((tmp_path / "account.csv").read_text().splitlines())
+    assert [row["patient"] for row in rows if row["outcome"] == "no file"] == ["MRN-6", "MRN-7"]
     (raw / "labels.csv").write_text("".join(f"{line}\n" for line in f"patient,label\n{labels}".split("\n")[:7]))
     assert "no-image" not in site("survey", raw).stdout
     assert "note" not in site("ingest", raw, *keys(folder), "--out", tmp_path / "all", *SMALL).stderr
+
+
+def test_what_only_encrypting_finds(folder: Path, tmp_path: Path):
+    """A picture of two patients, and one that cannot be decoded, are told without a name, which the account has."""
+    raw = tmp_path / "raw"
+    for patient in range(6):
+        (raw / f"MRN-{patient}").mkdir(parents=True)
+        pixels = np.random.default_rng(min(patient, 4)).integers(0, 256, (32, 32), np.uint8)
+        Image.fromarray(pixels).save(raw / f"MRN-{patient}" / "picture.png")
+    options = ("ingest", raw, *keys(folder), *SMALL)
+    done = site(*options, "--out", tmp_path / "whole", "--json")
+    account = json.loads(done.stdout)["account"]
+    (kind,) = account["issues"]
+    assert kind in {"same-image", "same-image-in-two-splits"}
+    assert account == {
+        "read": 6,
+        "tables": 0,
+        "lost": {},
+        "passed_over": {},
+        "doubts": {},
+        "issues": {kind: 1},
+    }
+    assert f"issue {kind}: 1 picture of several patients" in done.stderr
+    bad = raw / "MRN-1" / "picture.png"
+    content = bad.read_bytes()
+    middle = content.index(b"IDAT") + 100
+    bad.write_bytes(content[:middle] + bytes(50) + content[middle + 50 :])
+    refused = site(*options, "--out", tmp_path / "none", "--account", tmp_path / "account.csv", check=1)
+    assert "fedpp-site ingest: 1 file would be lost (1 damaged or cut), --max-lost is 0: " in refused.stderr
+    assert "MRN" not in refused.stderr + done.stderr + done.stdout
+    assert "picture.png" not in refused.stderr
+    assert not (tmp_path / "none").exists()
+    rows = list(csv.DictReader((tmp_path / "account.csv").read_text().splitlines()))
+    assert [row["patient"] for row in rows if row["outcome"] == "lost"] == ["MRN-1"]
+    assert len(rows) == 6
+    left = site(*options, "--out", tmp_path / "left", "--skip-unreadable", "--json")
+    assert json.loads(left.stdout)["account"]["lost"] == {"damaged or cut": 1}
