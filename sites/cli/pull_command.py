@@ -4,6 +4,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import is_zipfile
 
 from fedpp.cli import load_tensorflow, note, path
 from fedpp.errors import ConfigError, DomainMismatchError, ModelError
@@ -14,6 +15,7 @@ from .opening import PassphraseSource, add_domain, open_domain, require_new
 if TYPE_CHECKING:
     from fedpp.aggregation.global_state import GlobalState
     from fedpp.keys.key_domain import KeyDomain
+    from fedpp.learning.model_file import EncryptedModel
     from fedpp.protocol.certified_model import CertifiedModel
 
 CIPHERTEXT, PLAIN = ".npz", ".keras"
@@ -25,7 +27,10 @@ def add_pull_arguments(to: argparse.ArgumentParser) -> None:
     """Add the arguments of `pull`."""
     add_domain(to)
     to.add_argument(
-        "run", metavar="RUN", type=path, help="file model.sealed, or with --identity the number of a run in clear"
+        "run",
+        metavar="RUN",
+        type=path,
+        help="file model.sealed, a local model.npz, or with --identity the number of a run in clear",
     )
     to.add_argument(
         "--identity", type=path, help="identity folder of the joined site, whose node kept the model of a run in clear"
@@ -53,6 +58,8 @@ def pull(
     require_new(out)
     source = source_of(run, identity)
     key = open_domain(domain, passphrase)
+    if is_local(source):
+        return _convert(source, key, out)
     found = opened(source, key, partial=partial, in_clear=in_clear)
     state = found.state
     if out.suffix == CIPHERTEXT:
@@ -62,6 +69,26 @@ def pull(
         note("this file holds the model in clear, readable for whoever gets it")
     print(printable(f"{out}  round {state.round}, classes {', '.join(state.classes)}"))
     print(printable(found.origin))
+    return 0
+
+
+def is_local(file: Path) -> bool:
+    """Tell whether a file is a site's own `model.npz`, as `train` or `pull` writes it."""
+    return file.is_file() and is_zipfile(file)
+
+
+def _convert(file: Path, domain: "KeyDomain", out: Path) -> int:
+    """Write a site's own model for plain images; raise `ModelError` for another model."""
+    from fedpp.files import create_exclusively
+    from fedpp.learning.model_file import EncryptedModel
+
+    if out.suffix == CIPHERTEXT:
+        raise ModelError(f"{file} is a model.npz already: name --out model.keras, for plain images")
+    model = EncryptedModel.load(file)
+    _require_domain(model.domain, domain)
+    create_exclusively(out, plain_model(model, domain))
+    note("this file holds the model in clear, readable for whoever gets it")
+    print(printable(f"{out}  of {file}, classes {', '.join(model.classes)}"))
     return 0
 
 
@@ -161,7 +188,7 @@ def _require_domain(of: str, domain: "KeyDomain") -> None:
         )
 
 
-def plain_model(state: "GlobalState", domain: "KeyDomain") -> bytes:
+def plain_model(state: "GlobalState | EncryptedModel", domain: "KeyDomain") -> bytes:
     """Return a `.keras` file of stock layers, which maps plain images to logits.
 
     In the frame form the first convolution takes mixed patches: its kernel is multiplied by the mixing matrix, so that

@@ -103,6 +103,19 @@ def test_the_plain_model_predicts_on_plain_images_what_ciphertext_does(
     np.testing.assert_allclose(np.asarray(model([plaintext[0], valid])), expected, atol=1e-9)
 
 
+def test_a_local_model_becomes_plain_as_a_pulled_one_does(member: tuple[KeyDomain, Path]):
+    """A site's own model.npz has the weights of the domain's decryption; to itself it is not converted."""
+    domain, folder = member
+    rows = state_of(domain, TINY).rows
+    EncryptedModel(TINY, domain.card().fingerprint, ("no", "yes"), rows).save(folder / "local.npz")
+    printed = site(*pull(folder, folder / "local.npz", "local.keras"))
+    assert "note: this file holds the model in clear" in printed.stderr
+    weights = keras.models.load_model(folder / "local.keras").get_weights()
+    for spec, weight in zip(TINY.weights(), weights, strict=True):
+        np.testing.assert_allclose(weight, encryption.decrypt(domain, rows[spec.name]), atol=1e-12)
+    assert "is a model.npz already: name --out model.keras" in error_of(*pull(folder, folder / "local.npz", "x.npz"))
+
+
 def test_a_frame_form_s_plain_model_takes_images_that_are_not_mixed(
     tmp_path: Path, plaintext: tuple[np.ndarray, np.ndarray]
 ):
