@@ -10,7 +10,8 @@ from fedpp.imaging.readers.studies import FINDINGS
 
 HOSPITALS = {"north": range(1, 15), "south": range(10, 33)}  # patients: 10 to 14 are patients of both
 VISITS = (1, 3, 2)  # of patients 0, 1, 2 modulo 3
-SPOILT = {2: 3, 5: 2}  # seed of a stratified split: training sequences of a patient whom the other hospital tests
+# Seed of a stratified split: patients whom one hospital trains on and the other tests, and their training sequences.
+SPOILT = {2: (2, 5), 3: (1, 2), 4: (1, 2)}
 SILENT = (4, 2)  # patient, study: without a finding, so it has no label
 
 

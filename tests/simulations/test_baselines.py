@@ -106,7 +106,7 @@ def test_every_baseline_is_evaluated_on_each_site_s_test_split(chexpert: Path, t
     assert {of_site.local_baseline for of_site in compared.by_site.values()} == {None}
 
 
-@pytest.mark.parametrize("seed", [2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 5))])
+@pytest.mark.parametrize("seed", [2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 3))])
 def test_no_baseline_is_tested_on_what_it_pooled(chexpert: Path, tmp_path: Path, seed: int):
     """Training sequences of patients whom another hospital tests are counted, and not pooled."""
     chosen = scenario("north", "south", plaintext_central=True, local_baseline=True, seed=seed)
@@ -120,7 +120,7 @@ def test_no_baseline_is_tested_on_what_it_pooled(chexpert: Path, tmp_path: Path,
     ]
     datasets = [EncryptedDataset.open(one.dataset) for one in hospitals.sites]
     unfair = also_tested_elsewhere(datasets)
-    assert compared.patients == SharedPatients(5, int(seed in SPOILT), SPOILT.get(seed, 0))
+    assert compared.patients == SharedPatients(5, *SPOILT.get(seed, (0, 0)))
     everything = pooled(plaintext_sites(hospitals, NETWORK), unfair)
     names = np.concatenate([dataset.sequences["patient"] for dataset in datasets])
     assert not set(names[everything.split["train"]].tolist()) & set(names[everything.split["test"]].tolist())

@@ -120,7 +120,11 @@ def test_two_folders_are_two_hospitals(chexpert: Path, tmp_path: Path, capfd: py
     report, out = report_of(tmp_path, VISITS, "--data", chexpert, "--seed", 2), tmp_path / "run"
     lines = capfd.readouterr().out.splitlines()
     assert [(site["name"], site["patients"]) for site in report["sites"]] == [("north", 14), ("south", 23)]
-    assert report["shared_patients"] == {"patients": 5, "trained_and_tested": 1, "central_excluded": SPOILT[2]}
+    assert report["shared_patients"] == {
+        "patients": 5,
+        "trained_and_tested": SPOILT[2][0],
+        "central_excluded": SPOILT[2][1],
+    }
     assert set(report["baselines"]) == {"plaintext_federated", "plaintext_central", "local_baseline"}
     assert set(report["baselines"]["local_baseline"]) == {"north", "south"}
     record = FederationRecord.load(out / "federation" / "federation.json")

@@ -92,7 +92,7 @@ def test_in_float64_both_sides_of_the_default_networks_are_equal(raw: Path, tmp_
 def test_the_record_has_the_whole_experiment(float64: Path):
     """Counts, folds, tables, curves, settings and versions are in `paper.json`; later seeds are in plaintext alone."""
     result = record(float64)
-    assert (result["data"]["patients"], result["data"]["classes"]) == (PATIENTS, ["well", "not well"])
+    assert (result["data"]["patients"], result["data"]["classes"]) == (PATIENTS, ["well", "ill"])
     assert result["data"]["patients_with_both_labels"] == 1, MIXED
     assert [(f["seed"], f["fold"]) for f in result["folds"]] == [(0, 1), (0, 2), (1, 1), (1, 2)]
     assert [(r["network"], r["side"]) for r in result["networks"]] == [

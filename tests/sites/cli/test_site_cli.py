@@ -61,8 +61,9 @@ def test_visits_of_x_rays_are_predicted(folder: Path):
     expected = [labels[last] for labels in histories for last in range(len(labels) - 1, 0, -2)]
     assert sum(summary["sequences"].values()) == len(expected)
     assert summary["classes"] == {name: expected.count(name) for name in ("no Pleural Effusion", "Pleural Effusion")}
-    recognised, note = done.stderr.splitlines()
+    recognised, *account, note = done.stderr.splitlines()
     assert recognised.startswith("CheXpert, by the header of its table")
+    assert account[0].startswith("account: ")
     assert note == (
         "the negative class is 'no Pleural Effusion', positive is 'Pleural Effusion': --negative or --classes choose "
         "another"
@@ -99,8 +100,8 @@ def test_the_real_multi_frame_file_is_ingested(folder: Path):
 
 
 @pytest.mark.parametrize("name", ["MR_truncated.dcm", "no_meta.dcm", "empty", "csv"])
-def test_bad_input_is_one_line_and_writes_nothing(folder: Path, tmp_path: Path, name: str):
-    """Damaged DICOM, an empty folder and a table that names a missing file: exit 1, one line, nothing written."""
+def test_bad_input_ends_with_one_line_and_writes_nothing(folder: Path, tmp_path: Path, name: str):
+    """Damaged DICOM, an empty folder and a table that names a missing file: exit 1, the account, nothing written."""
     raw = DATA / "dicom" / name
     if name == "empty":
         raw = tmp_path / "empty"
@@ -109,8 +110,15 @@ def test_bad_input_is_one_line_and_writes_nothing(folder: Path, tmp_path: Path, 
         raw = tmp_path / "frames"
         raw.mkdir()
         (raw / "index.csv").write_text("sequence,patient,label\ns1,p1,a\n")
-    line = error_of("ingest", raw, *keys(folder), "--out", tmp_path / "out")
-    assert str(raw) in line
+    *account, line = (
+        site("ingest", raw, *keys(folder), "--out", tmp_path / "out", "--account", tmp_path / "names", check=1)
+        .stderr.strip()
+        .splitlines()
+    )
+    assert line.startswith("fedpp-site ingest: ")
+    assert (account == []) == (name == "empty")
+    named = "s1" if name == "csv" else raw
+    assert name == "empty" or f",{named}," in (tmp_path / "names").read_text()
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 
