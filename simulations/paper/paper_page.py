@@ -12,8 +12,13 @@ from .paper_settings import NETWORK_NAMES
 from .scores import FIGURES, HEADINGS
 from .trial import CURVE_SAMPLE
 
-# Settings of one layout -> the first word of the description of its data (`fedpp.imaging.readers.layout`).
-_OF_LAYOUT = {"target": "CheXpert", "uncertain": "CheXpert", "views": "CheXpert", "series": "BreakHis"}
+# Settings of some layouts -> the first words of the description of their data (`fedpp.imaging.readers.layout`).
+_OF_LAYOUT = {
+    "target": ("CheXpert", "MIMIC-CXR", "NIH"),
+    "uncertain": ("CheXpert", "MIMIC-CXR"),
+    "views": ("CheXpert", "MIMIC-CXR"),
+    "series": ("BreakHis",),
+}
 TEMPLATE = Path(__file__).parent / "templates" / "paper.html.j2"
 _DASH = "\N{EN DASH}"
 

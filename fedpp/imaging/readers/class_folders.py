@@ -128,7 +128,7 @@ def resemblance(root: Path, files: Iterable[Path]) -> str | None:
         return "splits (train, test), not patients"
     if any(map(_is_class, top)) or set(top) == {"0", "1"}:
         return "classes, though not all of their names are known"
-    if len(top) == 1 and depth > 1 and next(iter(top)).lower() in _CONTAINERS.split():
+    if len(top) == 1 and next(iter(top)).lower() in _CONTAINERS.split():
         return "one folder of all images, not a patient"
     if len(top) == 1 or len(top) > FEW or min(top.values()) < MANY or any(map(_NUMBERED.fullmatch, top)):
         return None

@@ -88,7 +88,8 @@ def read_mimic_cxr(
     """
     findings = findings_of(target)
     require_choices(uncertain, views)
-    places, tables = _places(root, refuse), _tables(root)
+    files = files_below(root, refuse)
+    places, tables = _places(root, files, refuse), _tables(root, files)
     if views == "frontal" and "metadata" not in tables:
         raise ConfigError(
             f"{root} has no table of metadata, which tells frontal views from lateral ones: add "
@@ -107,10 +108,10 @@ def read_mimic_cxr(
     return sequences, _remark(tables, absent)
 
 
-def _places(root: Path, refuse: Refuse) -> dict[str, _Place]:
+def _places(root: Path, files: Iterable[Path], refuse: Refuse) -> dict[str, _Place]:
     """Return the images below `root` by their `dicom_id`."""
     places: dict[str, _Place] = {}
-    for file in images_among(files_below(root, refuse), refuse):
+    for file in images_among(files, refuse):
         parts = _IMAGE.fullmatch(file.relative_to(root).as_posix())
         if parts is None:
             continue
@@ -124,7 +125,7 @@ def _places(root: Path, refuse: Refuse) -> dict[str, _Place]:
     return places
 
 
-def _tables(root: Path) -> dict[str, Path]:
+def _tables(root: Path, files: Iterable[Path]) -> dict[str, Path]:
     """Return the tables of metadata, of splits and of findings, CheXpert's rather than NegBio's, as far as they exist.
 
     Raises `RawDataError` for two tables of one kind, and for tables of which none has findings.
@@ -143,7 +144,7 @@ def _tables(root: Path) -> dict[str, Path]:
         if labeller in found:
             found["findings"] = found.pop(labeller)
     if "findings" not in found:
-        _require_no_other(root, others)
+        _require_no_other(root, others, files)
     return found
 
 
@@ -157,8 +158,10 @@ def _kind(table: Path) -> str | None:
     return "chexpert" if set(STUDY) <= header(table, STUDY) and header(table, FINDINGS) else None
 
 
-def _require_no_other(root: Path, others: list[str]) -> None:
-    """Raise `RawDataError` if findings may be in another table, or in the folder above: they are not dropped."""
+def _require_no_other(root: Path, others: list[str], files: Iterable[Path]) -> None:
+    """Raise `RawDataError` if findings may be in another table, or in another folder: they are not dropped."""
+    if below := [file.parent for file in files if file.parent != root and _NAME.fullmatch(file.name)]:
+        raise RawDataError(f"{root} is too high: the tables are in {below[0]}, name that folder")
     if any(_NAME.fullmatch(table.name) for table in tables_in(root.parent)):
         raise RawDataError(f"{root} is one folder too low: its tables are in {root.parent}, name that folder")
     if others:

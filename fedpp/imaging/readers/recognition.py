@@ -21,6 +21,8 @@ from fedpp.imaging.readers.nih_chestxray14 import is_nih_chestxray14, named_as_n
 from fedpp.imaging.readers.patient_labels import LABELS
 from fedpp.imaging.tables import header, is_file
 
+_TABLES = {".csv", ".tsv", ".gz", ".xls", ".xlsx", ".ods"}  # suffixes of tables and spreadsheets
+
 
 def recognised(raw: Path) -> str:
     """Return the layout of a folder; raise `RawDataError` if none is recognised, or it only looks like one."""
@@ -97,11 +99,19 @@ class _Folder:
                 f"{raw} looks like NIH ChestX-ray14 by the names of its images, but has no table that can be read with "
                 "its columns: restore Data_Entry_2017.csv, or say --layout images if each folder is a patient"
             )
-        like = None if is_file(raw / LABELS) else resemblance(raw, images)
+        if is_file(raw / LABELS):
+            return bool(images)
+        like = resemblance(raw, images)
         if like:
             raise RawDataError(
                 f"{raw} looks like {like}: say --layout class-folders if folders are classes, --layout images if each "
                 "is a patient, or write a manifest.csv"
+            )
+        unread = [file.name for file in self.files if file.parent == raw and file.suffix.lower() in _TABLES]
+        if images and unread:
+            raise RawDataError(
+                f"{raw} has {', '.join(unread)}, of which no layout knows the columns: make it labels.csv or "
+                "manifest.csv, or say --layout images if there is nothing in it"
             )
         return bool(images)
 

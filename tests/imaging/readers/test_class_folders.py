@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from conftest import DATA
 from raw_images import write_images
 
 from fedpp.errors import RawDataError, UnusableFileError
@@ -81,6 +82,7 @@ REFUSED = {
     "splits of patients": (["train/p1/1.png", "test/p2/1.png"], r"looks like splits \(train, test\), not patients"),
     "one split of patients": (["train/p1/1.png", "train/p2/1.png"], r"looks like splits"),
     "splits of unknown classes": (["train/red/1.png", "val/red/2.png", "val/blue/3.png"], "looks like splits"),
+    "one folder of all, flat": (many("Images", count=2), "looks like one folder of all images"),
     "one folder of all": (["images/p1/1.png", "images/p2/1.png"], "looks like one folder of all images"),
     "names with many images": (many("Meier", "Schulz"), "looks like classes or patients: a few folders of many"),
     "a patient in two splits": (
@@ -168,3 +170,24 @@ def test_masks_are_no_images(tmp_path: Path):
         ("pt1 (1)_mask.png", "no image of a patient"),
         ("pt1 (1)_mask_1.png", "no image of a patient"),
     ]
+
+
+@pytest.mark.parametrize("name", ["Meta.csv", "labels of mine.XLSX", "diagnoses.tsv"])
+def test_patients_beside_an_unknown_table_are_refused(tmp_path: Path, name: str):
+    """A table that no layout reads may have the labels: it is named, and the layout then decides."""
+    write_images(tmp_path, "p1/1.png", "p2/1.png")
+    (tmp_path / name).write_text("id,diagnosis\np1,ill\np2,well\n")
+    with pytest.raises(RawDataError, match=f"has {name}, of which no layout knows the columns: make it labels.csv"):
+        read_sequences(tmp_path)
+    assert len(read_sequences(tmp_path, "images")[0]) == 2
+
+
+def test_dicom_in_folders_of_classes_is_unlabelled_and_that_is_said(tmp_path: Path):
+    """Labels of DICOM files are in a table; names of folders are not dropped without a word."""
+    for label, name in (("benign", "MR_small.dcm"), ("malignant", "CT_small.dcm")):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / name).write_bytes((DATA / "dicom" / name).read_bytes())
+    said = "folders are named as classes, which are no labels of DICOM files: write labels.csv"
+    assert said in read_sequences(tmp_path)[1]
+    (tmp_path / "benign").rename(tmp_path / "Meier")
+    assert said not in read_sequences(tmp_path)[1]
