@@ -2,6 +2,10 @@
 
 Lesion sizes of both classes overlap at every visit; contrast, place and background vary. The lesion's radius at the
 last visit separates the classes with an AUC of about 0.8, its change over the visits separates them completely.
+
+Hard phantoms are more like patients: some stable lesions swell and some growing ones hardly grow, so that the change
+separates the classes with an AUC of about 0.97, and hospitals differ more in noise, in contrast and in how many of
+their patients have a growing lesion.
 """
 
 import csv
@@ -19,6 +23,9 @@ _BITS = 12
 _DAYS_BETWEEN_VISITS = 90
 _RADII = (0.05, 0.14)  # mean over the visits, as a share of the image's side
 _GROWTH = 2.2  # of the radius, from the first visit to the last
+
+_GROWTH_SPREAD = 0.38  # of hard phantoms: standard deviation in both classes, as a share of the logarithm of _GROWTH
+_GROWING_SHARES = (0.5, 0.4, 0.3)  # of a hard phantom hospital's patients
 
 _PLACE = 0.03  # largest distance of the lesion from the middle of its lung
 _BRIGHTNESS = (0.45, 0.55)
@@ -42,6 +49,11 @@ _SCANNERS = (
     _Scanner(0.75, 0.03, "MONOCHROME1", 1.0, 0.0),
     _Scanner(0.9, 0.025, "MONOCHROME2", 2.0, -1024.0),
 )
+_HARD_SCANNERS = (
+    _Scanner(1.0, 0.02, "MONOCHROME2", 1.0, 0.0),
+    _Scanner(0.6, 0.06, "MONOCHROME1", 1.0, 0.0),
+    _Scanner(0.8, 0.04, "MONOCHROME2", 2.0, -1024.0),
+)
 
 
 @dataclass(frozen=True)
@@ -57,24 +69,26 @@ class _Patient:
     brightness: float  # of the lesion
 
 
-def write_phantom(folder: Path, *, hospitals: int, patients: int, visits: int, size: int, seed: int) -> list[Path]:
+def write_phantom(
+    folder: Path, *, hospitals: int, patients: int, visits: int, size: int, seed: int, hard: bool = False
+) -> list[Path]:
     """Write `hospitals` folders of DICOM files and a labels.csv each; return the folders.
 
     Each has `patients` patients with `visits` images of `size` x `size` pixels; every second patient has a growing
-    lesion. The same arguments give the same files.
+    lesion, or fewer in `hard` phantoms. The same arguments give the same files.
     """
     folders = []
     for number in range(hospitals):
         generator = np.random.default_rng((seed, number))
         hospital = folder / f"hospital-{number + 1}"
         hospital.mkdir(parents=True)
-        growing = generator.permutation(np.arange(patients) % 2 == 0)
         people = [
-            _patient(f"PHANTOM-{number + 1}-{i + 1:04d}", bool(grows), visits, generator)
-            for i, grows in enumerate(growing)
+            _patient(f"PHANTOM-{number + 1}-{i + 1:04d}", bool(grows), visits, generator, hard=hard)
+            for i, grows in enumerate(generator.permutation(_growing(number, patients, hard=hard)))
         ]
+        scanners = _HARD_SCANNERS if hard else _SCANNERS
         for patient in people:
-            _write_visits(hospital / patient.identifier, patient, _SCANNERS[number % len(_SCANNERS)], size, generator)
+            _write_visits(hospital / patient.identifier, patient, scanners[number % len(scanners)], size, generator)
         with (hospital / "labels.csv").open("w", newline="") as content:
             table = csv.writer(content)
             table.writerow(("patient", "label"))
@@ -83,11 +97,27 @@ def write_phantom(folder: Path, *, hospitals: int, patients: int, visits: int, s
     return folders
 
 
-def _patient(identifier: str, growing: bool, visits: int, generator: np.random.Generator) -> _Patient:  # noqa: FBT001
+def _growing(hospital: int, patients: int, *, hard: bool) -> NDArray[np.bool_]:
+    """Return for as many patients as the hospital has, not yet shuffled, whether their lesion grows."""
+    number = np.arange(patients)
+    growing: NDArray[np.bool_] = number % 2 == 0
+    if hard:
+        growing = number < round(_GROWING_SHARES[hospital % len(_GROWING_SHARES)] * patients)
+    return growing
+
+
+def _patient(
+    identifier: str,
+    growing: bool,  # noqa: FBT001
+    visits: int,
+    generator: np.random.Generator,
+    *,
+    hard: bool = False,
+) -> _Patient:
     # Both classes share the distribution of the mean radius, which is wide compared with the growth.
     mean = np.exp(generator.uniform(*np.log(_RADII)))
-    steps = np.linspace(-0.5, 0.5, visits) if growing else np.zeros(visits)
-    radii = mean * _GROWTH**steps * generator.uniform(0.97, 1.03, visits)
+    grown = growing + (generator.normal(0, _GROWTH_SPREAD) if hard else 0)
+    radii = mean * _GROWTH ** (grown * np.linspace(-0.5, 0.5, visits)) * generator.uniform(0.97, 1.03, visits)
     return _Patient(
         identifier,
         growing,

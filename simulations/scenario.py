@@ -23,11 +23,15 @@ Count = Annotated[int, whole(1)]
 
 @dataclass(frozen=True)
 class PhantomData(Declared, label="phantom"):
-    """Phantom hospitals: `patients` a hospital, `visits` a patient, images of `size` x `size` pixels."""
+    """Phantom hospitals: `patients` a hospital, `visits` a patient, images of `size` x `size` pixels.
+
+    With `hard`, the growth of both classes overlaps and hospitals differ more.
+    """
 
     patients: Count = 40
     visits: Count = 4
     size: Count = 64
+    hard: bool = False
 
 
 @dataclass(frozen=True)

@@ -93,3 +93,28 @@ def test_growth_is_visible_in_prepared_images(folders: list[Path]):
             labels.append(sequence.label == GROWING)
             brighter.append(float(np.clip(prepared[3] - prepared[0] - 0.5, 0, None).sum()))
     assert roc_auc_score(labels, brighter) > 0.9
+
+
+def test_the_change_of_hard_phantoms_overlaps():
+    """By the lesions' true sizes, the ratio of last to first separates hard phantoms well, and not completely."""
+    generator = np.random.default_rng(0)
+    people = [phantom._patient("p", bool(i % 2), 4, generator, hard=True) for i in range(3000)]
+    radii = np.array([person.radii for person in people])
+    ratios = radii[:, 3] / radii[:, 0]
+    growing = np.array([person.growing for person in people])
+    assert 0.95 < roc_auc_score(growing, ratios) < 0.985
+    assert np.median(ratios[growing]) == pytest.approx(2.2, rel=0.05)
+    assert np.median(ratios[~growing]) == pytest.approx(1, rel=0.05)
+
+
+def test_hard_hospitals_differ_in_prevalence_noise_and_contrast(tmp_path: Path):
+    """Of 20 patients 10, 8 and 6 have a growing lesion, and each scanner is noisier or paler than the first."""
+    folders = write_phantom(tmp_path, hospitals=3, patients=20, visits=2, size=32, seed=5, hard=True)
+    labels, noises = [], []
+    for folder in folders:
+        sequences, _ = read_sequences(folder)
+        labels.append([s.label for s in sequences].count(GROWING))
+        frames = np.stack([f for s in sequences for f in s.frames])
+        noises.append(np.diff(frames[:, :, :3]).std() / frames.std())
+    assert labels == [10, 8, 6]
+    assert noises[0] < noises[2] < noises[1]
