@@ -14,11 +14,12 @@ from fedpp.config.run_config import SPLITS
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.keys import encryption
 from fedpp.learning.encrypted_training import EncryptedTrainer
+from fedpp.learning.exact_metrics import Predictions
 from fedpp.learning.metrics import count, count_findings, metrics, presence, softmax
 from fedpp.learning.model_file import EncryptedModel
 from fedpp.protocol.finding_counts import AnyCounts, total
 from fedpp.protocol.run_record import FederationRecord
-from fedpp.reporting.report import Baselines, Parity, SharedPatients, SiteBaselines
+from fedpp.reporting.report_results import Baselines, Parity, SharedPatients, SiteBaselines
 
 from .comparison import Comparison, also_tested_elsewhere, shared, trained_and_tested
 from .hospitals import Hospitals
@@ -38,13 +39,14 @@ def compare(
     datasets = [EncryptedDataset.open(site.dataset) for site in hospitals.sites]
     trainer = _Trainer(scenario, hospitals, record, seed, note)
     sites, parity, left_out = trainer.sites, None, None
+    tested: tuple[Predictions, ...] = ()
     tests: dict[str, dict[str, AnyCounts]] = {}  # of a baseline, by site
     local: dict[str, dict[str, AnyCounts]] = {}  # of a site's local baseline, by site
     if scenario.plaintext_federated:
         weights = trainer.train("the plaintext reference", sites)
         tests["plaintext_federated"] = trainer.tests(weights)
         if scenario.scheme == "more":  # the frame form's network sees other frames, and has no slots to compare
-            parity = trainer.parity(EncryptedModel.load(model_file), weights)
+            parity, tested = trainer.parity(EncryptedModel.load(model_file), weights)
     if scenario.plaintext_central:
         unfair = also_tested_elsewhere(datasets)
         left_out = sum(map(len, unfair))
@@ -64,7 +66,7 @@ def compare(
         for s in sites
     }
     patients = SharedPatients(len(shared(datasets)), trained_and_tested(datasets), left_out)
-    return Comparison(patients, together, by_site, parity)
+    return Comparison(patients, together, by_site, parity, tested)
 
 
 def pooled(sites: Sequence[PlaintextSite], left_out: Sequence[NDArray[np.int64]]) -> PlaintextSite:
@@ -103,8 +105,11 @@ class _Trainer:
         tested = [(site, site.split["test"]) for site in self.sites]
         return {s.name: counted(s.labels[t], self._reference.probabilities(weights, s)[t]) for s, t in tested}
 
-    def parity(self, model: EncryptedModel, weights: Sequence[Values]) -> Parity:
-        """Compare the federation's model with the reference's weights, and the reference with its controls."""
+    def parity(self, model: EncryptedModel, weights: Sequence[Values]) -> tuple[Parity, tuple[Predictions, ...]]:
+        """Compare the federation's model with the reference's weights, and the reference with its controls.
+
+        Returns the comparison, and the federation's predictions of all test splits, of the label or of each finding.
+        """
         domain, network = self._hospitals.domain, self._reference.network
         probabilities = [self._reference.probabilities(weights, site) for site in self.sites]
         controls = []
@@ -114,27 +119,40 @@ class _Trainer:
             pairs = zip(self.sites, probabilities, strict=True)
             controls.append(float(np.max([_largest(self._reference.probabilities(other, s), p) for s, p in pairs])))
         decrypted = [encryption.decrypt(domain, model.rows[spec.name]) for spec in network.weights()]
-        return Parity(
-            max_abs_probability_difference=self._probability_difference(model, probabilities),
+        found = self._probabilities(model)
+        differences = [_largest(of_site, expected) for of_site, expected in zip(found, probabilities, strict=True)]
+        parity = Parity(
+            max_abs_probability_difference=float(np.max(differences)),
             max_abs_weight_difference=float(np.max([_largest(a, b) for a, b in zip(decrypted, weights, strict=True)])),
             control_probability_differences=tuple(controls),
         )
+        return parity, self._tested(found)
 
-    def _probability_difference(self, model: EncryptedModel, probabilities: Sequence[Values]) -> float:
+    def _probabilities(self, model: EncryptedModel) -> list[Values]:
+        """Return the federation's probabilities of each site's sequences, decrypted."""
         domain, network, scenario = self._hospitals.domain, self._reference.network, self._scenario
         hyperparameters = scenario.run.training.hyperparameters
         trainer = EncryptedTrainer(
             network, domain.computing_key().algebra(), hyperparameters, scenario.run.training.dtype
         )
         trainer.load(model.rows)
-        differences = []
-        for site, expected in zip(self._hospitals.sites, probabilities, strict=True):
+        found = []
+        for site in self._hospitals.sites:
             dataset = EncryptedDataset.open(site.dataset)
-            for indices in (dataset.indices(split) for split in SPLITS):
-                logits = encryption.decrypt(domain, trainer.logits(dataset, indices))
-                found = presence(logits) if network.task.multi_label else softmax(logits)
-                differences.append(_largest(found, expected[indices]))
-        return float(np.max(differences))
+            by_split = {split: dataset.indices(split) for split in SPLITS}
+            logits = [encryption.decrypt(domain, trainer.logits(dataset, indices)) for indices in by_split.values()]
+            order = np.argsort(np.concatenate(list(by_split.values())))
+            ordered = np.concatenate(logits)[order]
+            found.append(presence(ordered) if network.task.multi_label else softmax(ordered))
+        return found
+
+    def _tested(self, probabilities: Sequence[Values]) -> tuple[Predictions, ...]:
+        tests = [site.split["test"] for site in self.sites]
+        labels = np.concatenate([site.labels[t] for site, t in zip(self.sites, tests, strict=True)])
+        tested = np.concatenate([p[t] for p, t in zip(probabilities, tests, strict=True)])
+        if self._reference.network.task.multi_label:
+            return tuple(Predictions.of_findings(labels, tested))
+        return (Predictions.of(labels, tested),)
 
 
 def _largest(one: Values, other: Values) -> float:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
-from fedpp.reporting.report import Baselines, Parity, SharedPatients, SiteBaselines
+from fedpp.learning.exact_metrics import Predictions
+from fedpp.reporting.report_results import Baselines, Parity, SharedPatients, SiteBaselines
 
 Patients = NDArray[np.bytes_]
 
@@ -23,6 +24,7 @@ class Comparison:
     together: Baselines = field(default_factory=Baselines)  # on all test splits
     by_site: Mapping[str, SiteBaselines] = field(default_factory=dict)  # on each site's own
     parity: Parity | None = None
+    tested: tuple[Predictions, ...] = ()  # the federation's, of all test splits: of the label, or of each finding
 
 
 def shared(datasets: Sequence[EncryptedDataset]) -> set[bytes]:

@@ -9,13 +9,14 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from coordinator.operator.report_command import BALANCED, report_of
+from coordinator.operator.report_command import BALANCED, report_of, written_on
 from fedpp.cli import load_tensorflow
 from fedpp.config.run_config import SiteConfig
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.errors import ConfigError
-from fedpp.protocol.run_record import FederationRecord
-from fedpp.reporting.report import Report, SharedPatients, write_report
+from fedpp.protocol.run_record import RECORD, FederationRecord
+from fedpp.reporting.report import Report, write_report
+from fedpp.reporting.report_results import SharedPatients
 from sites.cli.pull_command import opened
 
 from . import masked_start
@@ -63,7 +64,7 @@ def run(scenario: Scenario, data: Path | None, out: Path, *, overwrite: bool) ->
         "compare": time.monotonic() - federated,
         "total": time.monotonic() - started,
     }
-    report = _report(scenario, hospitals, record, compared, timing)
+    report = _report(scenario, hospitals, record, compared, timing, written_on(out / "federation" / RECORD))
     write_report(out, report)
     return report
 
@@ -111,10 +112,11 @@ def _report(
     record: FederationRecord,
     compared: Comparison,
     timing: dict[str, float],
+    date: str,
 ) -> Report:
     """Return the federation's report with the results that only a simulation has."""
     run, training = scenario.run, scenario.run.training
-    report = report_of(record, scenario.sensitivity)
+    report = report_of(record, scenario.sensitivity, date, compared.tested)
     return replace(
         report,
         scenario=scenario.name,

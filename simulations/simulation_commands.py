@@ -69,7 +69,7 @@ def run(
     from .scenario import Scenario
 
     chosen = Scenario.load(scenario).with_options(seed=seed, dtype=dtype, layout=layout)
-    from fedpp.reporting.report import summary
+    from fedpp.reporting.report_summary import summary
 
     from .runner import run as run_scenario
 

@@ -238,7 +238,7 @@ def add_report_arguments(to: argparse.ArgumentParser) -> None:
 
 def report(*, out: Path, overwrite: bool, sensitivity: float) -> int:
     """Write report.json and report.html of a finished federation beside its federation.json."""
-    from fedpp.reporting.report import summary
+    from fedpp.reporting.report_summary import summary
 
     from .report_command import write
 

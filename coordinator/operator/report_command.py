@@ -1,26 +1,25 @@
 """Report of a finished federation, from its `federation.json` alone; not part of the app bundle."""
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedpp.config.run_config import SPLITS
 from fedpp.errors import ConfigError, FederationError
 from fedpp.learning.metrics import metrics, operating_point
+from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.label_counts import described
 from fedpp.protocol.run_record import RECORD, FederationRecord
 from fedpp.protocol.site_description import SiteDescription
-from fedpp.reporting.report import (
-    Confusion,
-    FindingResult,
-    RefusedSite,
-    Report,
-    RoundResult,
-    SiteBaselines,
-    SiteResult,
-    privacy_of,
-    write_report,
-)
+from fedpp.reporting.assessment import Assessment
+from fedpp.reporting.report import Report, write_report
+from fedpp.reporting.report_privacy import privacy_of
+from fedpp.reporting.report_results import Confusion, FindingResult, RefusedSite, RoundResult, SiteBaselines, SiteResult
+
+if TYPE_CHECKING:
+    from fedpp.learning.exact_metrics import Predictions
 
 BALANCED = "balanced loss"  # the setting that says how training labels weigh
 WRITTEN = ("report.json", "report.html")
@@ -31,13 +30,23 @@ def write(out: Path, *, sensitivity: float, overwrite: bool) -> Report:
     present = [name for name in WRITTEN if (out / name).exists()]
     if present and not overwrite:
         raise ConfigError(f"{out} holds {' and '.join(present)} already: --overwrite replaces them")
-    made = report_of(FederationRecord.load(out / RECORD), sensitivity)
+    made = report_of(FederationRecord.load(out / RECORD), sensitivity, written_on(out / RECORD))
     write_report(out, made)
     return made
 
 
-def report_of(record: FederationRecord, sensitivity: float) -> Report:
-    """Return the report of a federation, with operating points for this sensitivity on validation data."""
+def written_on(record: Path) -> str:
+    """Return the date (UTC) on which a run wrote its record, which is when it ended."""
+    return datetime.fromtimestamp(record.stat().st_mtime, UTC).date().isoformat()
+
+
+def report_of(
+    record: FederationRecord, sensitivity: float, date: str = "", predictions: Sequence["Predictions"] = ()
+) -> Report:
+    """Return the report of a federation, with operating points for this sensitivity on validation data.
+
+    A simulation has the predictions of all test splits at hand, of the label or of each finding, for exact curves.
+    """
     if not (record.sites and record.rounds and (record.test or record.counts)):
         raise FederationError(
             f"the record of run {record.run} has no site, no round or no test: it is not a finished run"
@@ -54,13 +63,14 @@ def report_of(record: FederationRecord, sensitivity: float) -> Report:
         sites=tuple(_site(site, record) for site in record.sites),
         rounds=tuple(map(RoundResult.of, record.rounds)),
         final=metrics(tested),
+        date=date,
         privacy=privacy_of(
             masked=record.masked,
             two_sites=len(record.sites) == 2,
             changes=record.changes,
             lifted=record.lifted,
         ),
-        **_decisions(task.classes, record.result_round().together, tested, sensitivity),
+        **_decisions(task.classes, record.result_round().together, tested, sensitivity, predictions),
         refused=tuple(RefusedSite(name, reason) for name, reason in record.refused.items()),
         settings={
             **record.settings,
@@ -78,18 +88,33 @@ def _site(site: SiteDescription, record: FederationRecord) -> SiteResult:
         metrics(counts[site.name]) if site.name in counts else None for counts in (record.test, record.local_baseline)
     )
     sequences = dict(zip(SPLITS, site.sequences, strict=True))
-    return SiteResult(site.name, sum(site.patients), sequences, test, SiteBaselines(local_baseline=alone))
+    counts = record.test.get(site.name)
+    matrix = counts.confusion if isinstance(counts, Counts) else None
+    return SiteResult(site.name, sum(site.patients), sequences, test, SiteBaselines(local_baseline=alone), matrix)
 
 
 def _decisions(
-    classes: tuple[str, ...], validation: AnyCounts, tested: AnyCounts, sensitivity: float
+    classes: tuple[str, ...],
+    validation: AnyCounts,
+    tested: AnyCounts,
+    sensitivity: float,
+    predictions: Sequence["Predictions"],
 ) -> dict[str, Any]:
     """Return the report's confusion and operating point, or its findings."""
     if isinstance(tested, FindingCounts) and isinstance(validation, FindingCounts):
-        of_each = zip(classes, validation.findings, tested.findings, strict=True)
+        of_each = list(zip(classes, validation.findings, tested.findings, strict=True))
         results = {name: FindingResult.of(chosen, found, sensitivity) for name, chosen, found in of_each}
-        return {"confusion": None, "findings": results}
+        exact: Sequence[Predictions | None] = predictions or [None] * len(of_each)
+        assessments = tuple(
+            Assessment.of(found, (name,), finding=True, point=results[name].operating_point, predictions=of)
+            for (name, _, found), of in zip(of_each, exact, strict=True)
+        )
+        return {"confusion": None, "findings": results, "assessments": assessments}
     if isinstance(tested, FindingCounts) or isinstance(validation, FindingCounts):
         raise FederationError("counts of one label and of several findings do not belong to one federation")
     point = operating_point(validation, tested, sensitivity)
-    return {"confusion": Confusion(classes, tested.confusion), "operating_point": point}
+    return {
+        "confusion": Confusion(classes, tested.confusion),
+        "operating_point": point,
+        "assessments": (Assessment.of(tested, classes, point=point, predictions=next(iter(predictions), None)),),
+    }

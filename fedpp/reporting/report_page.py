@@ -7,7 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedpp.reporting import report_charts
+from fedpp.learning.intervals import Estimate, share
+from fedpp.reporting import curve_charts, report_charts
+from fedpp.reporting.assessment import VERDICTS
 from fedpp.reporting.page import TEMPLATES, duration, page_template, scientific
 from fedpp.reporting.report_charts import figure
 
@@ -26,6 +28,7 @@ def render(record: Mapping[str, Any]) -> str:
     page = page_template(
         TEMPLATES / "report.html.j2",
         figure=figure,
+        interval=_interval,
         difference=_difference,
         duration=_duration,
         scientific=_scientific,
@@ -48,6 +51,10 @@ def render(record: Mapping[str, Any]) -> str:
         retried=[row for row in rounds if row["attempt"] > 1],
         tested=sum(site["sequences"].get("test", 0) for site in [site for site in sites if site["test"]] or sites),
         cards=_cards(record),
+        verdicts=VERDICTS,
+        curve_charts=[_drawn(number, one) for number, one in enumerate(record["assessments"])],
+        matrices=[site for site in sites if site["matrix"]],
+        per_class=_per_class(record["confusion"]),
         points=_points(record),
         compared=_compared(record),
         gains=[site for site in sites if site["gain"]],
@@ -59,12 +66,37 @@ def render(record: Mapping[str, Any]) -> str:
     )
 
 
+def _drawn(number: int, assessment: Mapping[str, Any]) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    drawn = curve_charts.drawn(f"test-{number}", assessment)
+    return {name: Markup(chart) for name, chart in drawn.items()}  # noqa: S704  charts contain no text from users
+
+
+def _per_class(confusion: Mapping[str, Any] | None) -> list[tuple[Estimate, Estimate]]:
+    """Return sensitivity and PPV of each class, where there are more than two."""
+    if not confusion or len(confusion["classes"]) < 3:
+        return []
+    rows = confusion["matrix"]
+    return [(share(row[k], sum(row)), share(row[k], sum(of[k] for of in rows))) for k, row in enumerate(rows)]
+
+
+def _interval(estimate: Mapping[str, Any] | Estimate) -> str:
+    """Return an estimate with its interval: `0.931 (0.802 to 0.978)`."""
+    of = estimate.to_mapping() if isinstance(estimate, Estimate) else estimate
+    return figure(of["value"]) + (f" ({figure(of['low'])} to {figure(of['high'])})" if of["value"] is not None else "")
+
+
 def _cards(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the headline figures, each with the counts that it is computed from."""
     final, reference = record["final"], record["baselines"].get("plaintext_federated")
     details = _of_confusion(record["confusion"]["matrix"]) if record["confusion"] else _of_findings(record["findings"])
     if reference:
         details |= {name: f"plaintext reference {figure(reference[name])}" for name in ("auc", "f1")}
+    if record["confusion"] and any(one["exact"] for one in record["assessments"]):
+        binned = f"from bins {figure(final['auc'])}" + (f", {details['auc']}" if reference else "")
+        details["auc"] = f"0.5 is chance; {binned}"
+        final = {**final, "auc": record["assessments"][0]["figures"]["auc"]["value"]}
     labels = {"auc": "AUC", "missed_diagnosis_rate": "Missed diagnoses", "f1": "F1"}
     return [
         {"label": labels.get(name, name.capitalize()), "value": final[name], "detail": detail}

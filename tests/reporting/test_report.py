@@ -15,23 +15,21 @@ import pytest
 
 from fedpp.errors import FederationError
 from fedpp.learning.metrics import Decisions, Metrics, OperatingPoint, count, metrics, operating_point, presence
-from fedpp.reporting.report import (
+from fedpp.reporting.report import Report, load_report, write_report
+from fedpp.reporting.report_page import render
+from fedpp.reporting.report_privacy import privacy_of
+from fedpp.reporting.report_results import (
     Baselines,
     Confusion,
     FindingResult,
     Parity,
     RefusedSite,
-    Report,
     RoundResult,
     SharedPatients,
     SiteBaselines,
     SiteResult,
-    load_report,
-    privacy_of,
-    summary,
-    write_report,
 )
-from fedpp.reporting.report_page import render
+from fedpp.reporting.report_summary import summary
 
 METRICS = {
     "accuracy",

@@ -13,7 +13,7 @@ from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.learning.metrics import Metrics, count, metrics
 from fedpp.protocol.membership import NO_BUNDLE
 from fedpp.protocol.run_record import FederationRecord
-from fedpp.reporting.report import Baselines, SharedPatients, SiteBaselines
+from fedpp.reporting.report_results import Baselines, SharedPatients, SiteBaselines
 from simulations.baselines import compare, pooled
 from simulations.comparison import also_tested_elsewhere
 from simulations.hospitals import Hospitals, prepare

@@ -1,0 +1,178 @@
+"""Assessment: what the test of a model shows of one label or finding, in words, figures with intervals, and curves."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from fedpp.learning.intervals import Estimate, area, decision_estimates, estimates, share
+from fedpp.learning.metrics import Decisions, OperatingPoint, decisions
+from fedpp.learning.remarks import remarks, sides
+from fedpp.protocol.counts import Counts
+
+if TYPE_CHECKING:
+    from fedpp.learning.exact_metrics import Curves, Predictions
+
+Verdict = Literal["better", "weak", "finds nothing", "unclear", "worse", "undefined"]
+
+VERDICTS: Mapping[Verdict, str] = {
+    "better": "Better than chance",
+    "weak": "Better than chance, but weak",
+    "finds nothing": "In better order than chance, but it finds nothing",
+    "unclear": "Not shown to be better than chance",
+    "worse": "Worse than chance",
+    "undefined": "Cannot be judged by this test",
+}
+_CHANCE = 0.5  # the AUC of guesses
+_WEAK = 0.7  # an AUC below it is weak (Hosmer and Lemeshow, Applied Logistic Regression, section 5.2.4: "poor")
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Test of a model on one label or finding: the decisions for the most probable class, and what follows.
+
+    `classes` are those of the task, or the name of one finding. `exact` says whether curves and AUC are of single
+    predictions or of bins of scores.
+    """
+
+    negative: str
+    positive: str
+    decisions: Decisions
+    figures: Mapping[str, Estimate]  # by name, as in `Metrics`
+    at_threshold: Mapping[str, Estimate]  # of the operating point's decisions; empty without one
+    remarks: tuple[str, ...]
+    curves: "Curves | None"  # None unless both kinds were tested
+    exact: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        counts: Counts,
+        classes: Sequence[str],
+        *,
+        finding: bool = False,
+        point: OperatingPoint | None = None,
+        predictions: "Predictions | None" = None,
+    ) -> Self:
+        """Return the assessment of test counts, with the operating point that was tested on them.
+
+        Curves and AUC are of single `predictions` where these are at hand.
+        """
+        from fedpp.reporting.binned_curves import binned_curves
+
+        figures = estimates(counts)
+        if predictions:
+            decided = decisions(counts)
+            figures["auc"] = area(predictions.metrics().auc, decided.positives, decided.negatives)
+        return cls(
+            *sides(classes, finding=finding),
+            decisions(counts),
+            figures,
+            decision_estimates(point.decisions) if point else {},
+            remarks(counts, classes, finding=finding, auc=figures["auc"], point=point),
+            predictions.curves() if predictions else binned_curves(counts),
+            exact=predictions is not None,
+        )
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return whether the model is shown to be better than chance, by the interval of its AUC."""
+        auc = self.figures["auc"]
+        if auc.value is None or auc.low is None or auc.high is None:
+            return "undefined"
+        if auc.low <= _CHANCE:
+            return "worse" if auc.high < _CHANCE else "unclear"
+        if not self.decisions.found:
+            return "finds nothing"
+        return "weak" if auc.value < _WEAK else "better"
+
+    @property
+    def prevalence(self) -> Estimate:
+        """Return the share of the positive side in the test."""
+        return share(self.decisions.positives, self.decisions.positives + self.decisions.negatives)
+
+    def can(self) -> tuple[str, ...]:
+        """Return in sentences how well the model orders, finds and clears, each figure beside what chance gives."""
+        return (self._order(), self._finding(), *self._trust())
+
+    def cannot(self) -> tuple[str, ...]:
+        """Return in sentences what the model misses, and what a reader of the figures must know."""
+        of = self.decisions
+        missed = f'It missed {of.missed} of {of.positives} "{self.positive}"' if of.missed else ""
+        alarms = f'it called {of.alarms} of {of.negatives} "{self.negative}" positive' if of.alarms else ""
+        wrong = " and ".join(filter(None, (missed, alarms)))
+        return (*([f"{wrong[0].upper()}{wrong[1:]}."] if wrong else []), *map(_sentence, self.remarks))
+
+    def _order(self) -> str:
+        auc = self.figures["auc"]
+        if auc.value is None or self.verdict == "undefined":
+            return f'Whether it ranks "{self.positive}" above "{self.negative}" cannot be said: both must be tested.'
+        pairs = f'it ranks the "{self.positive}" one above the "{self.negative}" one in {round(100 * auc.value)} of 100'
+        return (
+            f"Of pairs of one sequence of each side, {pairs}, where guessing does in 50: AUC {_figure(auc)}; "
+            f"{'the interval holds' if self.verdict == 'unclear' else 'chance is'} 0.5."
+        )
+
+    def _finding(self) -> str:
+        of, figures = self.decisions, self.figures
+        found = f'found {of.found} of {of.positives} "{self.positive}", {_figure(figures["sensitivity"])}'
+        cleared = f'cleared {of.cleared} of {of.negatives} "{self.negative}", {_figure(figures["specificity"])}'
+        return f"At the threshold of one half it {found}, and {cleared}."
+
+    def _trust(self) -> list[str]:
+        of, all_tested = self.decisions, self.decisions.positives + self.decisions.negatives
+        said = []
+        for side, name, part, whole, base in (
+            (self.positive, "precision", of.found, of.found + of.alarms, of.positives),
+            (self.negative, "npv", of.cleared, of.cleared + of.missed, of.negatives),
+        ):
+            if whole:
+                right = f'When it says "{side}", it is right in {part} of {whole}, {_figure(self.figures[name])}'
+                said.append(f"{right}; of all tested, {base} of {all_tested} are ({base / all_tested:.2f}).")
+            else:
+                said.append(f'It never says "{side}".')
+        return said
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the entry of `report.json`."""
+        words = {"verdict": self.verdict, "can": list(self.can()), "cannot": list(self.cannot())}
+        plain = asdict(self) | {"decisions": self.decisions.to_mapping(), "remarks": list(self.remarks)}
+        return plain | {"prevalence": self.prevalence.to_mapping(), "in_words": words}
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_mapping` returned; raise `ValueError` where the words are not those of the figures."""
+        from fedpp.learning.exact_metrics import Curves
+
+        curves = values["curves"]
+        made = cls(
+            values["negative"],
+            values["positive"],
+            Decisions.from_mapping(values["decisions"]),
+            _estimates(values["figures"]),
+            _estimates(values["at_threshold"]),
+            tuple(values["remarks"]),
+            curves and Curves(**{f.name: _tuple(curves[f.name]) for f in fields(Curves)}),
+            values["exact"],
+        )
+        words = made.to_mapping()
+        if any(values[name] != words[name] for name in ("prevalence", "in_words")):
+            raise ValueError(f"the words on {made.positive!r:.80} do not follow from the figures")
+        return made
+
+
+def _estimates(values: Mapping[str, Any]) -> dict[str, Estimate]:
+    return {name: Estimate(**of) for name, of in values.items()}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def _figure(of: Estimate) -> str:
+    if of.value is None or of.low is None or of.high is None:
+        return "not defined"
+    return f"{of.value:.2f} (95 % interval {of.low:.2f} to {of.high:.2f})"
+
+
+def _sentence(remark: str) -> str:
+    return f"{remark[:1].upper()}{remark[1:]}" + ("" if remark.endswith((".", "?")) else ".")
