@@ -13,8 +13,8 @@ from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.label_counts import described
 from fedpp.protocol.run_record import RECORD, FederationRecord
 from fedpp.protocol.site_description import SiteDescription
-from fedpp.reporting.assessment import Assessment
 from fedpp.reporting.report import Report, write_report
+from fedpp.reporting.report_assessment import Assessment
 from fedpp.reporting.report_privacy import privacy_of
 from fedpp.reporting.report_results import Confusion, FindingResult, RefusedSite, RoundResult, SiteBaselines, SiteResult
 

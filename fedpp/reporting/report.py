@@ -14,7 +14,7 @@ from fedpp.errors import FederationError
 from fedpp.files import replace
 from fedpp.learning.metrics import Metrics, OperatingPoint
 from fedpp.protocol.counts import SCORE_BINS
-from fedpp.reporting.assessment import Assessment
+from fedpp.reporting.report_assessment import Assessment
 from fedpp.reporting.report_privacy import Privacy
 from fedpp.reporting.report_results import (
     Baselines,

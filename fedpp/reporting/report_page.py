@@ -9,8 +9,8 @@ from typing import Any
 
 from fedpp.learning.intervals import Estimate, share
 from fedpp.reporting import curve_charts, report_charts
-from fedpp.reporting.assessment import VERDICTS
 from fedpp.reporting.page import TEMPLATES, duration, page_template, scientific
+from fedpp.reporting.report_assessment import VERDICTS
 from fedpp.reporting.report_charts import figure
 
 _SPLITS = ("train", "validation", "test")

@@ -1,8 +1,8 @@
 """Summary of a report: its final figures as lines for a terminal."""
 
 from fedpp.learning.metrics import OperatingPoint
-from fedpp.reporting.assessment import VERDICTS, Assessment
 from fedpp.reporting.report import Report
+from fedpp.reporting.report_assessment import VERDICTS, Assessment
 from fedpp.reporting.report_results import FindingResult, Gain
 from fedpp.texts import printable
 
@@ -40,10 +40,9 @@ def summary(report: Report) -> str:
 
 def _words(one: Assessment, *, single: bool) -> list[str]:
     """Return the verdict on a label or finding and the remarks on it, each a line."""
-    auc = one.figures["auc"]
-    verdict = f"{VERDICTS[one.verdict].lower()}: AUC {auc}"
     of = f'"{one.positive}" against "{one.negative}"' if single else f'"{one.positive}"'
-    return [printable(f"  {of}: {verdict}"), *(f"  note: {remark}" for remark in one.remarks)]
+    verdict = printable(f"  {of}: {VERDICTS[one.verdict].lower()}")
+    return [verdict, f"    AUC {one.figures['auc']}", *(f"  note: {remark}" for remark in one.remarks)]
 
 
 def _finding_line(name: str, finding: FindingResult) -> str:

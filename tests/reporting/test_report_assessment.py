@@ -12,8 +12,8 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 from fedpp.errors import FederationError
 from fedpp.learning.exact_metrics import Predictions
 from fedpp.learning.metrics import count, metrics, operating_point
-from fedpp.reporting.assessment import VERDICTS, Assessment
 from fedpp.reporting.report import Report, load_report, write_report
+from fedpp.reporting.report_assessment import VERDICTS, Assessment
 from fedpp.reporting.report_page import render
 from fedpp.reporting.report_privacy import privacy_of
 from fedpp.reporting.report_results import Confusion, SiteResult
