@@ -152,7 +152,7 @@ class Account:
         parts = {"lost": self.reasons(Outcome.LOST), "passed over": self.reasons(Outcome.PASSED)}
         parts["sequences"] = self.doubts()
         return [
-            f"account: {read} files{read_too} read, {lost} lost, {passed} passed over",
+            f"account: {read} file{'s' * (read != 1)}{read_too} read, {lost} lost, {passed} passed over",
             *[f"  {name}: {_listed(reasons)}" for name, reasons in parts.items() if reasons],
         ]
 
