@@ -14,28 +14,44 @@ from fedpp.texts import printable
 from .opening import PassphraseSource, add_domain, open_domain
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fedpp.learning.assessment import Assessment
     from fedpp.learning.exact_metrics import Predictions
     from fedpp.learning.metrics import OperatingPoint
 
 
+ALL = "all"  # of predict: the sequences of all splits
+
+
 def add_predict_arguments(to: argparse.ArgumentParser) -> None:
     """Add the arguments of `predict`."""
-    to.add_argument("model", type=path, help="model.npz")
-    to.add_argument("dataset", type=path, help="encrypted dataset")
-    add_domain(to)
-    add_default(to, "--split", "test", "split of the dataset", SPLITS)
+    _add_model(to)
+    to.add_argument(
+        "--split",
+        choices=(*SPLITS, ALL),
+        help="split of the dataset (default: test; all of a dataset without labels)",
+    )
     add_json(to)
 
 
 def add_evaluate_arguments(to: argparse.ArgumentParser) -> None:
     """Add the arguments of `evaluate`."""
-    add_predict_arguments(to)
+    _add_model(to)
+    add_default(to, "--split", "test", "split of the dataset", SPLITS)
+    add_json(to)
     to.add_argument(
         "--sensitivity",
         type=share,
         help="sensitivity to reach on split validation: choose the threshold for it, and evaluate that on --split",
     )
+
+
+def _add_model(to: argparse.ArgumentParser) -> None:
+    to.add_argument("model", type=path, help="model.npz")
+    to.add_argument("dataset", type=path, help="encrypted dataset")
+    add_domain(to)
 
 
 def evaluate(
@@ -80,22 +96,25 @@ def evaluate(
 
 
 def predict(
-    *, model: Path, dataset: Path, domain: Path, passphrase: PassphraseSource, split: str, as_json: bool
+    *, model: Path, dataset: Path, domain: Path, passphrase: PassphraseSource, split: str | None, as_json: bool
 ) -> int:
-    """Print the decrypted probabilities of each sequence of a split, by pseudonym; of findings those of presence."""
-    predictor = _Predictor(model, dataset, domain, passphrase, (split,), labelled=False)
-    probabilities, names = predictor.probabilities(split), predictor.names(split)
-    if predictor.multi_label:
-        probabilities = probabilities[..., 1]
-    classes = predictor.classes
-    rows = [(name, dict(zip(classes, p.tolist(), strict=True))) for name, p in zip(names, probabilities, strict=True)]
+    """Print each sequence's decrypted probabilities by pseudonym, and its label; of findings those of presence."""
+    predictor = _Predictor(model, dataset, domain, passphrase, () if split is None else (split,), labelled=False)
+    rows = predictor.rows(predictor.split)
     if as_json:
-        print(json.dumps([{"sequence": name, "split": split, "probabilities": p} for name, p in rows]))
-    else:
-        print("\t".join(map(printable, [f"sequence of split {split}", *(f"P({name})" for name in classes)])))
-        for name, p in rows:
-            print("\t".join([printable(name), *(f"{value:.4f}" for value in p.values())]))
+        print(json.dumps(rows))
+        return 0
+    print("\t".join(map(printable, ["sequence", "patient", "split", "label", *(f"P({c})" for c in predictor.classes)])))
+    for row in rows:
+        facts = (row["sequence"], row["patient"], row["split"], _label_text(row["label"]))
+        print("\t".join([*map(printable, facts), *(f"{value:.4f}" for value in row["probabilities"].values())]))
     return 0
+
+
+def _label_text(label: str | dict[str, bool | None] | None) -> str:
+    """Return a label, or the findings that are present, or "-" without any."""
+    names = [name for name, present in label.items() if present] if isinstance(label, dict) else [label or ""]
+    return ", ".join(filter(None, names)) or "-"
 
 
 class _Predictor:
@@ -122,9 +141,11 @@ class _Predictor:
         if labelled and not self._dataset.manifest.classes:
             raise DatasetError(f"{dataset} has no labels to evaluate against: ingest it with labels")
         self._dataset.require_domain(self._domain.card().fingerprint)
-        for split in splits:
-            if not len(self._dataset.indices(split)):
-                do = "choose another --split" if split == splits[0] else "--sensitivity chooses its threshold there"
+        self.labelled = bool(self._dataset.manifest.classes)
+        self.split = splits[0] if splits else "test" if self.labelled else ALL
+        for split in splits or (self.split,):
+            if not len(self._indices(split)):
+                do = "choose another --split" if split == self.split else "--sensitivity chooses its threshold there"
                 raise DatasetError(f"{dataset} has no sequence in split {split}: {do}")
         model.require_fitting(self._domain.card().fingerprint, self._dataset.manifest.classes)
         self.classes, self.multi_label = model.classes, model.network.task.multi_label
@@ -136,9 +157,46 @@ class _Predictor:
         self._trainer = EncryptedTrainer(model.network, algebra, Hyperparameters(), model.dtype)
         self._trainer.load(model.rows)
 
+    def _indices(self, split: str) -> "NDArray[np.int64]":
+        import numpy as np
+
+        return np.arange(len(self._dataset)) if split == ALL else self._dataset.indices(split)
+
     def names(self, split: str) -> list[str]:
         """Return the pseudonyms of a split's sequences."""
-        return self._dataset.ids(self._dataset.indices(split))
+        return self._dataset.ids(self._indices(split))
+
+    def rows(self, split: str) -> list[dict[str, Any]]:
+        """Return pseudonyms, split, probabilities and label of each sequence; of findings whether each is present."""
+        table, probabilities = self._dataset.sequences[self._indices(split)], self.probabilities(split)
+        if self.multi_label:
+            probabilities = probabilities[..., 1]
+        return [
+            {
+                "sequence": row["id"].decode(),
+                "patient": row["patient"].decode(),
+                "split": SPLITS[row["split"]],
+                "label": label,
+                "probabilities": dict(zip(self.classes, of_one.tolist(), strict=True)),
+            }
+            for row, label, of_one in zip(table, self._labels(split), probabilities, strict=True)
+        ]
+
+    def _labels(self, split: str) -> Sequence[str | dict[str, bool | None] | None]:
+        """Return each sequence's label, or the state of each finding; None without labels."""
+        from fedpp.keys import encryption
+
+        indices = self._indices(split)
+        if not self.labelled:
+            return [None] * len(indices)
+        rows = self._dataset.labels(indices)
+        if not self.multi_label:
+            return [self.classes[number] for number in encryption.decrypt_classes(self._domain, rows)]
+        states = {1: True, 0: False}
+        return [
+            {name: states.get(state) for name, state in zip(self.classes, of_one.tolist(), strict=True)}
+            for of_one in encryption.decrypt_findings(self._domain, rows)
+        ]
 
     def patients(self, split: str) -> int:
         """Return the number of patients of a split."""
@@ -149,7 +207,7 @@ class _Predictor:
         from fedpp.keys import encryption
         from fedpp.learning.metrics import presence, softmax
 
-        rows = self._trainer.logits(self._dataset, self._dataset.indices(split))
+        rows = self._trainer.logits(self._dataset, self._indices(split))
         return (presence if self.multi_label else softmax)(encryption.decrypt(self._domain, rows))
 
     def predictions(self, split: str) -> "list[Predictions]":

@@ -1,6 +1,8 @@
 """`fedpp-site` as a hospital uses it: real files, a process for each group of commands, exit statuses, error lines."""
 
 import json
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +48,20 @@ def test_a_site_trains_and_evaluates_by_itself(folder: Path):
     assert {(row["split"], *row["probabilities"]) for row in rows} == {("test", *summary["classes"])}
     assert all(abs(sum(row["probabilities"].values()) - 1) < 1e-9 for row in rows)
     head, *lines = site_process("predict", model, folder / "data", *keys(folder)).stdout.splitlines()
-    assert head.split("\t") == ["sequence of split test", *(f"P({name})" for name in summary["classes"])]
-    assert [line.split("\t")[0] for line in lines] == [row["sequence"] for row in rows]
+    facts = ("sequence", "patient", "split", "label")
+    assert head.split("\t") == [*facts, *(f"P({name})" for name in summary["classes"])]
+    assert [line.split("\t")[:4] for line in lines] == [[row[fact] for fact in facts] for row in rows]
+    everything = json.loads(site("predict", model, folder / "data", *keys(folder), "--split", "all", "--json").stdout)
+    assert [row for row in everything if row["split"] == "test"] == rows
+    counted = Counter(row["split"] for row in everything), Counter(row["label"] for row in everything)
+    assert counted == ({s: n for s, n in summary["sequences"].items() if n}, summary["classes"])
+    assert len({row["patient"] for row in everything}) == sum(summary["patients"].values())
     assert "not overwritten" in error_of(*training, "--out", folder / "model")
+    bare = shutil.copytree(raw, folder / "bare", ignore=shutil.ignore_patterns("labels.csv"))
+    site("ingest", bare, *keys(folder), "--out", folder / "bare data", *shape)
+    unlabelled = json.loads(site("predict", model, folder / "bare data", *keys(folder), "--json").stdout)
+    assert [row["label"] for row in unlabelled] == [None] * 12
+    assert {row["sequence"] for row in unlabelled} == {row["sequence"] for row in everything}
 
 
 def test_visits_of_x_rays_are_predicted(folder: Path):
@@ -178,4 +191,6 @@ def test_findings_are_trained_and_evaluated(folder: Path, tmp_path: Path):
     assert all(any(line.startswith(name) for line in table.splitlines()) for name in figures["findings"])
     rows = json.loads(site("predict", model, out, *keys(folder), "--json").stdout)
     assert {tuple(row["probabilities"]) for row in rows} == {tuple(figures["findings"])}
+    for name, finding in figures["findings"].items():
+        assert [row["label"][name] for row in rows].count(True) == sum(finding["confusion"]["matrix"][1])
     assert all(0 < p < 1 for row in rows for p in row["probabilities"].values())
