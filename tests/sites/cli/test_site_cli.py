@@ -51,6 +51,9 @@ def test_a_site_trains_and_evaluates_by_itself(folder: Path):
     facts = ("sequence", "patient", "split", "label")
     assert head.split("\t") == [*facts, *(f"P({name})" for name in summary["classes"])]
     assert [line.split("\t")[:4] for line in lines] == [[row[fact] for fact in facts] for row in rows]
+    decided = Counter((row["label"], max(row["probabilities"], key=row["probabilities"].get)) for row in rows)
+    names, matrix = figures["confusion"]["classes"], figures["confusion"]["matrix"]
+    assert [[decided[label, name] for name in names] for label in names] == matrix
     everything = json.loads(site("predict", model, folder / "data", *keys(folder), "--split", "all", "--json").stdout)
     assert [row for row in everything if row["split"] == "test"] == rows
     counted = Counter(row["split"] for row in everything), Counter(row["label"] for row in everything)
