@@ -22,6 +22,7 @@ class Reason(StrEnum):
     UNKNOWN_TYPE = "named as no known type"
     UNLISTED = "named by no line of its table"
     DANGLING = "link to nothing"
+    REFUSED = "not read, since all of the data were refused"
     OTHER_FORM = "image that the layout does not read"
     # passed over: nothing is lost
     NO_PICTURE = "no image of a patient"
@@ -47,4 +48,5 @@ class Doubt(StrEnum):
     ORDER = "in an order that is a guess"
     ISSUERS = "of a patient whose number has two issuers"
     BIRTH_DATES = "of a patient with two birth dates"
+    TILES = "of tiles of a slide, whose order is no order of time"
     NO_LABEL = "with a word for no label, such as NaN, N/A or none"

@@ -117,6 +117,8 @@ def stored_frame(image: Dataset, number: int) -> NDArray[Any]:
             raise ValueError("a stream has another size than the image")
         if syntax not in JPEG2000TransferSyntaxes and stream.count(JPEG_SCAN) > MAX_SCANS:
             raise ValueError("a stream has too many scans")
+        if _is_signed(stream) and not image.get("PixelRepresentation"):
+            raise TagError("its stream holds signed values, and PixelRepresentation says unsigned", Reason.DAMAGED)
         lossy = lossy or (syntax == JPEG2000 and not _is_reversible(stream))
         options["planar_configuration"] = 0  # of what is decoded, whatever the tag says
     decoder = _decoder(syntax) if is_available(syntax) else get_decoder(syntax)
@@ -160,6 +162,12 @@ def _claims(stream: bytes) -> tuple[int, int, int, int]:
         if _is_frame(marker):
             return int.from_bytes(segment[1:3]), int.from_bytes(segment[3:5]), segment[5], segment[0]
     raise ValueError("a stream has no frame header")
+
+
+def _is_signed(stream: bytes) -> bool:
+    """Tell whether the first component of a JPEG 2000 is signed: ITU-T T.800, A.5.1; other JPEGs never are."""
+    start = stream.find(_J2K_START)
+    return start >= 0 and not stream.startswith(b"\xff\xd8") and stream[start + 42] >= 0x80
 
 
 def _is_reversible(stream: bytes) -> bool:

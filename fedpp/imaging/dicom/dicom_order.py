@@ -22,6 +22,7 @@ _WITH_CLOCK = re.compile(
     r"(\d{8}|\d{4}-\d\d-\d\d)[T ]?(\d\d:?\d\d[\d:.]*)(?:Z|[-+]\d\d:?\d\d)?", re.ASCII
 )  # DT, ISO 8601
 _CLOCK = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?)?", re.ASCII)
+_FRAME_INDEX = "DimensionIndexValues"
 _EVENTS = ("Study", "Acquisition", "Content")
 
 
@@ -72,6 +73,26 @@ def in_order(places: Iterable[Place]) -> tuple[list[Place], bool]:
     return ordered, not all(map(_is_certain, ordered, ordered[1:]))
 
 
+def frame_order(image: pydicom.Dataset, count: int) -> tuple[list[int], bool]:
+    """Return the numbers of a file's frames in their order, and whether that order is a guess.
+
+    Enhanced images may store them in any order, and number them by DimensionIndexValues: DICOM PS3.3, C.7.6.17. Where
+    several of these differ from frame to frame, time may be any of them: the stored order then is a guess, unless the
+    frames are sorted by them.
+    """
+    stored = list(range(count))
+    contents = [
+        content for groups in image.get("PerFrameFunctionalGroupsSequence") or () if (content := _content(groups))
+    ]
+    if len(contents) != count or len(set(map(len, contents))) > 1:
+        return stored, False
+    varying = [values for values in zip(*contents, strict=True) if len(set(values)) > 1]
+    if len(varying) == 1:
+        return sorted(stored, key=lambda frame: varying[0][frame]), False
+    indices = list(zip(*varying, strict=True))
+    return stored, not any(keys == sorted(keys) for keys in (indices, [index[::-1] for index in indices]))
+
+
 def day_of(text: str) -> date | None:
     """Return the day that a text names in digits, None if it names none, or may name two."""
     if found := _YEAR_FIRST.fullmatch(text):
@@ -97,6 +118,13 @@ def _moment(image: pydicom.Dataset) -> tuple[datetime | None, date | None, time 
             return datetime.combine(day, clock or time()), day, clock
         known = known or day
     return None, known, None
+
+
+def _content(groups: pydicom.Dataset) -> tuple[int, ...]:
+    """Return the indices of a frame, () without any."""
+    content = groups.get("FrameContentSequence")
+    values = content[0].get(_FRAME_INDEX) if content else None
+    return () if values is None else tuple(map(int, values)) if isinstance(values, Iterable) else (int(values),)
 
 
 def _day(year: int, month: int, day: int) -> date | None:

@@ -12,23 +12,24 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import pydicom
-from numpy.typing import NDArray
-from pydicom.uid import UID, EnhancedUSVolumeStorage
+from pydicom.uid import UID, EnhancedUSVolumeStorage, VLWholeSlideMicroscopyImageStorage
 
 from fedpp.errors import NoImageError, RawDataError, UnusableFileError
 from fedpp.imaging.dicom.dicom_codecs import frame_count, stored_frame
 from fedpp.imaging.dicom.dicom_file import DAMAGE, frames_announced, is_dicom_content, opened, quiet, require_syntax
-from fedpp.imaging.dicom.dicom_order import Place, day_of, in_order, place_of
+from fedpp.imaging.dicom.dicom_order import Place, day_of, frame_order, in_order, place_of
 from fedpp.imaging.dicom.dicom_pixels import display_frame
 from fedpp.imaging.dicom.dicom_tags import TagError
 from fedpp.imaging.readers.folders import files_below
 from fedpp.imaging.readers.patient_labels import labelled
 from fedpp.imaging.reasons import Doubt, Reason
 from fedpp.imaging.sequence import DecodedLater, Frame, FrameFile, FrameFiles, ImageSequence, Refuse, refuse
+
+T = TypeVar("T")
 
 _SUFFIXES = {".dcm", ".dicom"}
 # Modalities without a picture of a patient, for files without a known SOP class: DICOM PS3.3, C.7.3.1.1.1.
@@ -39,6 +40,7 @@ NO_PICTURE = frozenset((
     "RTRECORD", "RTSEGANN", "RTSTRUCT", "RWV", "SEG", "SMR", "SR", "SRF", "STAIN", "TEXTUREMAP", "VA",
 ))
 # fmt: on
+_SLIDES_OWN = {"LABEL", "OVERVIEW"}  # third value of ImageType: DICOM PS3.3, C.8.12.4.1.1
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class _Image:
     frames: int
     issuer: str
     birth_date: str
+    doubts: tuple[Doubt, ...]  # about its frames
 
     @property
     def file(self) -> Path:
@@ -131,7 +134,7 @@ def _grouped(images: Sequence[_Image]) -> list[ImageSequence]:
             image.patient,
             None,
             FrameFiles([FrameFile(image.file, image.frames, _frames)]),
-            doubts=doubts[image.patient],
+            doubts=(*image.doubts, *doubts[image.patient]),
         )
         for image in images
         if image.frames > 1
@@ -172,17 +175,26 @@ def _image(file: Path, *, single: bool = False) -> _Image:
             raise UnusableFileError(message, Reason.NO_PATIENT)
         require_syntax(image, file)
         birth_date = str(image.get("PatientBirthDate") or "").strip()
+        frames = frames_announced(image, file)
         return _Image(
             str(image.get("SOPInstanceUID") or file),
             patient or f"file {file}",
             place_of(image, file),
-            frames_announced(image, file),
+            frames,
             " ".join(str(image.get("IssuerOfPatientID") or "").casefold().split()),
             str(day_of(birth_date) or birth_date),
+            _doubts_of_frames(image, frames) if frames > 1 else (),
         )
     except DAMAGE as error:
         message = f"{file} has a damaged tag among patient, date and numbers: {type(error).__name__}"
         raise UnusableFileError(message, Reason.DAMAGED) from None
+
+
+def _doubts_of_frames(image: pydicom.Dataset, frames: int) -> tuple[Doubt, ...]:
+    width, height = (int(image.get(f"TotalPixelMatrix{side}") or 0) for side in ("Columns", "Rows"))
+    tiled = width > int(image.get("Columns") or 0) or height > int(image.get("Rows") or 0)
+    found = {Doubt.ORDER: frame_order(image, frames)[1] and not tiled, Doubt.TILES: tiled}
+    return tuple(doubt for doubt, there in found.items() if there)
 
 
 def _check_picture(image: pydicom.Dataset, file: Path) -> None:
@@ -198,6 +210,9 @@ def _check_picture(image: pydicom.Dataset, file: Path) -> None:
         picture, named = modality not in NO_PICTURE, f"modality {modality}"
     if not picture:
         message = f"{file} holds no image of a patient, but {named}: name a DICOM file with a picture"
+        raise NoImageError(message, Reason.NO_PICTURE)
+    if kind == VLWholeSlideMicroscopyImageStorage and not _SLIDES_OWN.isdisjoint(image.get("ImageType") or ()):
+        message = f"{file} shows the label or the whole glass of a slide, on which a patient may be named: leave it out"
         raise NoImageError(message, Reason.NO_PICTURE)
     if "PixelData" not in image:
         named = kind or UID(str(image.file_meta.get("MediaStorageSOPClassUID") or ""))
@@ -221,10 +236,11 @@ def _visits(patient: str, images: Iterable[_Image], doubts: tuple[Doubt, ...]) -
 def _frames(file: Path, count: int, *, colour: bool = False) -> Sequence[Frame]:
     with quiet():
         image = _opened(file, count)
+        order = _decoded(file, image, lambda opened, frames: frame_order(opened, frames)[0], count)
 
     def shown(number: int) -> Frame:
         with quiet():
-            return _decoded(file, image, partial(display_frame, colour=colour), number)
+            return _decoded(file, image, partial(display_frame, colour=colour), order[number])
 
     return DecodedLater(count, shown)
 
@@ -242,9 +258,7 @@ def _opened(file: Path, count: int) -> pydicom.Dataset:
     return image
 
 
-def _decoded(
-    file: Path, image: pydicom.Dataset, decode: Callable[[pydicom.Dataset, int], NDArray[Any]], number: int
-) -> NDArray[Any]:
+def _decoded(file: Path, image: pydicom.Dataset, decode: Callable[[pydicom.Dataset, int], T], number: int) -> T:
     try:
         return decode(image, number)
     except DAMAGE as error:

@@ -28,7 +28,7 @@ from pydicom.uid import (
 from fedpp.errors import UnusableFileError
 from fedpp.imaging.dicom.dicom_codecs import stored_frame
 from fedpp.imaging.readers.dicom_folder import read_dicom
-from fedpp.imaging.reasons import Reason
+from fedpp.imaging.reasons import Doubt, Reason
 
 RGB = np.stack([RAMP % 251, RAMP % 241, RAMP.T % 239], axis=-1).astype(np.uint8)
 LUMA = (0.299, 0.587, 0.114)
@@ -507,6 +507,51 @@ def test_one_stream_in_several_fragments_is_one_frame(tmp_path: Path):
     image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB", True
     ((sequence,), _, _) = read_dicom(saved(image, tmp_path / "fragments.dcm"))
     np.testing.assert_allclose(sequence.frames[0], FULL)
+
+
+def indexed(*indices: list[int]) -> list[Dataset]:
+    found = []
+    for index in indices:
+        content, of_frame = Dataset(), Dataset()
+        content.DimensionIndexValues = index
+        of_frame.FrameContentSequence = [content]
+        found.append(of_frame)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("indices", "order", "guessed"),
+    [
+        ([[1, 3], [1, 1], [1, 2]], [1, 2, 0], False),
+        ([[3], [1], [2]], [1, 2, 0], False),
+        ([[1, 1], [1, 2], [2, 1]], [0, 1, 2], False),
+        ([[1, 1], [2, 1], [1, 2]], [0, 1, 2], False),  # sorted by the last of them
+        ([[2, 1], [1, 2], [1, 1]], [0, 1, 2], True),
+        ([[1, 2], [1, 1], [1]], [0, 1, 2], False),  # damaged
+    ],
+)
+def test_frames_are_in_the_order_of_their_indices(
+    tmp_path: Path, indices: list[list[int]], order: list[int], guessed: bool
+):
+    """Enhanced images store frames in any order; where more than one index tells it, another one is a guess."""
+    stored = [RAMP, RAMP[::-1], RAMP[:, ::-1]]
+    pixels = np.stack(stored).astype(np.uint16).tobytes()
+    image = dicom_image(NumberOfFrames=3, PixelData=pixels, PerFrameFunctionalGroupsSequence=indexed(*indices))
+    ((sequence,), _, _) = read_dicom(saved(image, tmp_path / "a.dcm"))
+    for shown, number in zip(sequence.frames, order, strict=True):
+        np.testing.assert_allclose(shown * 4095, stored[number])
+    assert sequence.doubts == ((Doubt.ORDER,) if guessed else ())
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_signed_stream_of_unsigned_values_is_refused(read, signed: bool):
+    """JPEG 2000 may be signed where the tag says unsigned: 12 bits of it would wrap black to grey."""
+    image = dicom_image((RAMP - 2048).astype(np.int16), JPEG2000Lossless, PixelRepresentation=int(signed))
+    image = compressed(image, jpeg2k_encode((RAMP - 2048).astype(np.int16), codecformat="j2k", reversible=True))
+    if signed:
+        np.testing.assert_allclose(read(image) * 4095, RAMP)
+    else:
+        assert "PixelRepresentation says unsigned" in str(refusal(read, image))
 
 
 def test_a_file_reads_as_it_was_made(tmp_path: Path):

@@ -20,13 +20,14 @@ from pydicom.uid import (
     RTDoseStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
+    VLWholeSlideMicroscopyImageStorage,
     generate_uid,
 )
 
 from fedpp.errors import NoImageError, RawDataError, UnusableFileError
 from fedpp.imaging.readers.dicom_folder import read_dicom
 from fedpp.imaging.readers.layout import Choices, read_sequences
-from fedpp.imaging.reasons import Reason
+from fedpp.imaging.reasons import Doubt, Reason
 
 DICOM = DATA / "dicom"
 
@@ -334,6 +335,23 @@ def test_pictures_are_recognised_by_sop_class_or_modality(tmp_path: Path, tags: 
     if not picture:
         with pytest.raises(NoImageError, match=rf"odd\.dcm holds no image.*{reason}"):
             read_dicom(file)
+
+
+def test_a_slides_label_is_no_picture_and_its_tiles_are_a_doubt(tmp_path: Path):
+    """The photograph of a slide's label may name the patient; the order of tiles is none of time."""
+    slide = {"PatientID": "p", "SOPClassUID": VLWholeSlideMicroscopyImageStorage}
+    tiles = {"TotalPixelMatrixColumns": 6, "TotalPixelMatrixRows": 6}
+    write(tmp_path / "a.dcm", 1, frames=9, ImageType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], **slide, **tiles)
+    labels = {
+        write(tmp_path / f"{kind}.dcm", 2, ImageType=["ORIGINAL", "PRIMARY", kind, "NONE"], **slide)
+        for kind in ("LABEL", "OVERVIEW")
+    }
+    refused: dict[Path, UnusableFileError] = {}
+    (sequence,), _, _ = read_dicom(tmp_path, refused.__setitem__)
+    assert values(sequence.frames) == [1] * 9
+    assert sequence.doubts == (Doubt.TILES,)
+    assert {path: error.reason for path, error in refused.items()} == dict.fromkeys(labels, Reason.NO_PICTURE)
+    assert all(isinstance(error, NoImageError) for error in refused.values())
 
 
 def test_an_image_without_pixels_is_lost(tmp_path: Path):
