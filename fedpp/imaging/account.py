@@ -84,7 +84,10 @@ class Account:
         return dict(sorted(self._entries.items()))
 
     def close(self, sequences: Sequence[ImageSequence], layout: str) -> None:
-        """Record the files of the sequences as read, and then every other file below the folder."""
+        """Record the files of the sequences as read, and then every other file below the folder.
+
+        Without any sequence, the images are those of data that were refused.
+        """
         self._issues["alike-patients"] = _alike({sequence.patient for sequence in sequences})
         for sequence in sequences:
             self._doubts.update(set(sequence.doubts))
@@ -210,7 +213,8 @@ class Account:
         if path.name.lower().endswith((*SUFFIXES, *UNREAD_SUFFIXES)) or is_dicom(path):
             # in a folder that a table names, all images are meant
             unnamed = layout in BY_TABLE and not (layout == "frames" and path.parent in folders)
-            return (Outcome.PASSED, Reason.UNNAMED) if unnamed else (Outcome.LOST, Reason.OTHER_FORM)
+            lost = Reason.OTHER_FORM if folders else Reason.REFUSED
+            return (Outcome.PASSED, Reason.UNNAMED) if unnamed else (Outcome.LOST, lost)
         return Outcome.PASSED, _type(path)
 
     def _link(self, path: Path, layout: str, folders: set[Path]) -> tuple[Outcome, str]:

@@ -16,7 +16,12 @@ from fedpp.texts import look_alike
 
 FORMS = 8  # forms of one label whose lines are named
 # What programs and people write where there is no value: pandas, R, Excel, SAS; in one form.
-NO_LABEL = frozenset(("nan", "n/a", "#n/a", "na", "#na", "<na>", "none", "null", "nil", "-", "--", "?", "."))
+# fmt: off
+NO_LABEL = frozenset((
+    "nan", "n/a", "#n/a", "na", "#na", "<na>", "none", "null", "nil", "-", "--", "?", ".",
+    "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!",
+))
+# fmt: on
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d*)?(e[+-]?\d{1,3})?")
 
 

@@ -7,7 +7,11 @@ from unicodedata import decimal, normalize
 
 Key = tuple[list[tuple[int, str]], list[str]]
 _DIGITS = re.compile(r"(\d+)")
-_DAY_FIRST = re.compile(r"(?<!\d)\d{1,2}([-._/ ])\d{1,2}\1\d{4}(?!\d)")  # 31.12.2026, or 12/31/2026
+_YEAR_LAST = re.compile(  # 31.12.2026 or 12/31/2026, 31.12.26, and 12-2026
+    r"(?<!\d)\d{1,2}([-._/ ])\d{1,2}\1\d{4}(?!\d)"
+    r"|(?<!\d)(?<!\d\.)(?:0?[1-9]|[12]\d|3[01])\.(?:0?[1-9]|1[0-2])\.\d\d(?!\.?\d)"
+    r"|(?<![^\W_])(?<!\d[-./])(?:0?[1-9]|1[0-2])[-./](?:19|20)\d\d(?![-./]?\d)"
+)
 
 
 def natural(text: str) -> Key:
@@ -25,8 +29,8 @@ def order_is_a_guess(texts: Sequence[str]) -> bool:
 
 
 def is_day_first(text: str) -> bool:
-    """Tell whether a text has a date like 31.12.2026 or 12/31/2026, which does not sort."""
-    return _DAY_FIRST.search(text) is not None
+    """Tell whether a text has a date that does not sort, like 31.12.2026, 12/31/2026, 31.12.26 or 12-2026."""
+    return _YEAR_LAST.search(text) is not None
 
 
 def _number(digits: str) -> tuple[int, str]:

@@ -426,6 +426,15 @@ def test_names_are_in_natural_order(names: list[str]):
         (["2026-01-31", "2026-02-01"], False),
         (["31.01.2026", "01.02.2026"], True),
         (["12-31-2026 1", "01-02-2027 1"], True),
+        (["scan_31.12.25", "scan_05.01.26"], True),
+        (["1.1.26", "2.1.26"], True),
+        (["12-2025", "01-2026"], True),
+        (["scan 12.2025", "scan 1.2026"], True),
+        (["1.2.840.10008", "1.2.840.10009"], False),
+        (["1.2.84.1", "1.2.84.2"], False),
+        (["P12-2025", "P12-2026"], False),
+        (["2026-01-2025", "2026-02-2025"], False),
+        (["image_1_2025", "image_2_2025"], False),
     ],
 )
 def test_an_order_that_is_a_guess_is_known(names: list[str], guess: bool):

@@ -65,7 +65,8 @@ def test_a_label_is_read_in_one_form(raw: Path, layout: str, labels: tuple[str, 
 
 @each_layout
 @pytest.mark.parametrize(
-    "word", ["nan", "NaN", "N/A", "n/a", "NA", "None", "NULL", "-", "\u2014", "?", "#N/A", "<NA>", " . "]
+    "word",
+    ["nan", "NaN", "N/A", "n/a", "NA", "None", "NULL", "-", "\u2014", "?", "#N/A", "#REF!", "#VALUE!", "<NA>", " . "],
 )
 def test_a_word_for_no_label_is_none(raw: Path, layout: str, word: str):
     """What programs write where there is no value is no class; it is a doubt, so that it is counted."""

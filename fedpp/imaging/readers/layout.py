@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedpp.config.run_config import LAYOUTS
 from fedpp.errors import ConfigError, RawDataError
-from fedpp.imaging.labels import label_names
+from fedpp.imaging.labels import MAX_CLASSES, label_names
 from fedpp.imaging.readers import nih_chestxray14
 from fedpp.imaging.readers.breakhis import Series, read_breakhis
 from fedpp.imaging.readers.chexpert import is_chexpert, read_chexpert
@@ -75,11 +75,18 @@ def read_sequences(
     sequences, why, remark = _READERS[layout](raw, choices, refuse)
     findings = choices.findings
     counts = Counter(text for s in sequences for text in label_names(s.label, findings))
-    labels = ", ".join(f"{printable(label)} {count}" for label, count in sorted(counts.items())[:8])
     patients = len({sequence.patient for sequence in sequences})
     frames = sum(len(sequence.frames) for sequence in sequences)
     read = f"{why}: {len(sequences)} sequences of {patients} patients, {frames} frames"
-    return sequences, f"{read}, {f'labels: {labels}' if labels else 'without labels'}{remark and f'; {remark}'}"
+    return sequences, f"{read}, {_listed(counts)}{remark and f'; {remark}'}"
+
+
+def _listed(counts: Counter[str]) -> str:
+    """Return the labels with their counts; so many that they may name patients are counted only."""
+    if len(counts) > MAX_CLASSES:
+        return f"{len(counts)} different labels"
+    labels = ", ".join(f"{printable(label)} {count}" for label, count in sorted(counts.items())[:8])
+    return f"labels: {labels}" if labels else "without labels"
 
 
 def layout_of(raw: Path, layout: str = "auto") -> str:

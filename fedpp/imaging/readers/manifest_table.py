@@ -6,6 +6,7 @@ Files are images; DICOM has a reader of its own. No message quotes a cell: if a 
 may identify a patient.
 """
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -26,6 +27,7 @@ from fedpp.imaging.tables import NO_IMAGE, Line, file_inside, is_file, read_tabl
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "patient", "label")
 OPTIONAL = ("time", "sequence", "split")
+_YEAR = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])?(\.0*)?", re.ASCII)  # also with a month
 MAX_DAYS = 1_000_000  # a greater number is no count of days, but a date without dashes, or seconds
 _DAY = timedelta(days=1) // timedelta(microseconds=1)
 
@@ -64,6 +66,7 @@ def read_manifest(root: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequen
     """
     table = root / MANIFEST
     rows = read_table(table, COLUMNS, NO_IMAGE, OPTIONAL)
+    _require_days(table, rows)
     groups: dict[tuple[str, str], list[_Image]] = {}
     named: dict[Path, int] = {}
     labels = label_texts(table, [(line, row["label"]) for line, row in rows])
@@ -117,6 +120,18 @@ def _doubts(row: dict[str, str]) -> frozenset[Doubt]:
     """Return the doubts about a row: a word for no label, and no time where the table has a column of times."""
     found = {Doubt.NO_LABEL: is_no_label(row["label"]), Doubt.ORDER: row.get("time") == ""}
     return frozenset(doubt for doubt, there in found.items() if there)
+
+
+def _require_days(table: Path, rows: list[Line]) -> None:
+    """Raise `RawDataError` if all numbers among the times may be years, or years and months, and so no days."""
+    numbers = [(line, time) for line, row in rows if (time := row.get("time", "")).replace(".", "", 1).isdecimal()]
+    numbers = [(line, time) for line, time in numbers if float(time) <= MAX_DAYS]  # others are dates without dashes
+    if numbers and all(_YEAR.fullmatch(time) for _, time in numbers):
+        line = numbers[0][0]
+        raise RawDataError(
+            f"{table}, line {line}: time looks like a year or a month, which would be read as a number of days "
+            f"({len(numbers)} such lines): write dates like 2026-01-31, or days since the patient's first image"
+        )
 
 
 def _time(table: Path, line: int, text: str | None) -> _Time | None:

@@ -1,5 +1,6 @@
 """Labels of patients for layouts without labels of their own: an optional `labels.csv` (patient, label)."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,11 +8,13 @@ from unicodedata import normalize
 
 from fedpp.errors import RawDataError
 from fedpp.imaging.label_texts import is_no_label, label_texts
+from fedpp.imaging.readers.folders import files_in
 from fedpp.imaging.reasons import Doubt
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.imaging.tables import Line, read_table
 
 LABELS = "labels.csv"
+_MISNAMED = re.compile(r"labels?\.(csv|tsv|txt|xlsx?|ods)(\.gz)?", re.IGNORECASE)
 
 
 def without_images(sequences: Sequence[ImageSequence], folder: Path) -> set[str]:
@@ -46,7 +49,13 @@ def _rows(folder: Path) -> list[Line]:
     """Return the rows of the folder's table, none without one."""
     empty = "gives no label: complete it, or remove it for unlabelled images"
     table = folder / LABELS
-    return read_table(table, ("patient", "label"), empty) if table.is_file() else []
+    if table.is_file():
+        return read_table(table, ("patient", "label"), empty)
+    if others := [file.name for file in files_in(folder, lambda *_: None) if _MISNAMED.fullmatch(file.name)]:
+        raise RawDataError(
+            f"{folder} has {others[0]}, but labels are read from {LABELS} alone: save it under that name"
+        )
+    return []
 
 
 def _labels(table: Path, rows: list[Line]) -> dict[str, str | None]:

@@ -119,10 +119,14 @@ class _Folder:
 def _refuse_tables_below(raw: Path) -> None:
     """Raise `RawDataError` if the folders below have layouts of their own, and so are no patients."""
     for folder in sorted(path for path in raw.iterdir() if path.is_dir()):
-        if (
-            COLUMNS[0] in header(folder / INDEX, COLUMNS)
-            or is_file(folder / MANIFEST)
-            or is_chexpert(folder)
-            or is_nih_chestxray14(folder)
-        ):
-            raise RawDataError(f"{raw} is one folder too high: {folder} has a table of its own, name that folder")
+        if table := _table_of_its_own(folder):  # the folder's name may be a patient's
+            raise RawDataError(f"{raw} is one folder too high: a folder in it has {table} of its own, name that folder")
+
+
+def _table_of_its_own(folder: Path) -> str | None:
+    """Return the table by which a folder has a layout, or None."""
+    if COLUMNS[0] in header(folder / INDEX, COLUMNS):
+        return INDEX
+    if is_file(folder / MANIFEST):
+        return MANIFEST
+    return "a table of findings" if is_chexpert(folder) or is_nih_chestxray14(folder) else None

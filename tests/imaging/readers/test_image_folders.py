@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from raw_images import write_images
+from raw_images import refused_in_one_line, write_images
 from unprivileged import unprivileged
 
 from fedpp.errors import RawDataError
@@ -54,6 +54,19 @@ def test_a_patient_that_the_table_leaves_out_has_no_label(tmp_path: Path):
     (tmp_path / "labels.csv").write_text("patient,label\nx,ill\n")
     with pytest.raises(RawDataError, match="gives no label to any of the patients"):
         read_image_folders(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["Labels.csv", "labels.CSV", "label.csv", "labels.csv.gz", "labels.tsv", "labels.xlsx"]
+)
+def test_labels_under_another_name_are_not_passed_over(tmp_path: Path, name: str):
+    """Without labels.csv, a table that is named almost so holds the labels: the data are not read without them."""
+    write_images(tmp_path / "secret", "1.png")
+    (tmp_path / name).write_text("patient,label\nsecret,ill\n")
+    with refused_in_one_line(f"has {name}, but labels are read from labels.csv alone", hidden="secret"):
+        read_image_folders(tmp_path)
+    (tmp_path / "labels.csv").write_text("patient,label\nsecret,well\n")
+    assert [sequence.label for sequence in read_image_folders(tmp_path)] == ["well"]
 
 
 def test_a_patient_is_found_in_another_unicode_form(tmp_path: Path):

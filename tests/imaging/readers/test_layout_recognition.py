@@ -271,11 +271,30 @@ def test_a_label_of_two_lines_is_refused(tmp_path: Path):
 
 
 def test_a_folder_too_high_is_refused(tmp_path: Path):
-    """Where the folders have tables of their own, they are no patients: the message names the right one."""
-    for name, table, header in (("a", "train.csv", None), ("b", "index.csv", "sequence,patient,label")):
-        folder = tmp_path / name / "site"
+    """Where the folders have tables of their own, they are no patients; perhaps they are, so none is named."""
+    manifest = ("c", "manifest.csv", "path,patient,label", "manifest.csv")
+    for name, table, header, named in (
+        ("a", "train.csv", None, "a table of findings"),
+        ("b", "index.csv", "sequence,patient,label", "index.csv"),
+        manifest,
+    ):
+        folder = tmp_path / name / "MEIER"
         (folder / "p").mkdir(parents=True)
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "p" / "1.png")
         (folder / table).write_text(header or ",".join(CHEXPERT))
-        with pytest.raises(RawDataError, match=f"is one folder too high: {folder} has a table of its own"):
+        message = f"{tmp_path / name} is one folder too high: a folder in it has {named} of its own"
+        with refused_in_one_line(message, hidden="MEIER"):
             read_sequences(tmp_path / name)
+
+
+def test_so_many_labels_that_they_may_name_patients_are_counted(tmp_path: Path):
+    """A terminal shows labels, but not those of a column that was taken for the labels by mistake."""
+    for number in range(33):
+        (tmp_path / f"p{number}").mkdir()
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / f"p{number}" / "1.png")
+    for labels, said in ((32, "labels: MEIER 0 2, MEIER 1 1"), (33, "33 different labels")):
+        rows = "".join(f"p{number},MEIER {number % labels}\n" for number in range(33))
+        (tmp_path / "labels.csv").write_text(f"patient,label\n{rows}")
+        _, line = read_sequences(tmp_path)
+        assert said in line
+    assert "MEIER" not in line

@@ -85,6 +85,14 @@ def test_any_two_moments_are_ordered(tmp_path_factory: pytest.TempPathFactory, m
     assert sequence.times == (0, pytest.approx((late - early).total_seconds() / 86400))
 
 
+@pytest.mark.parametrize("days", [["0", "365", "2019"], ["2019", "2020.5"], ["201912", "201913"], ["19", "20"]])
+def test_days_that_are_like_a_year_are_days(root: Path, days: list[str]):
+    """Numbers are refused as years only where all of the table may be years or months."""
+    write(root, *[f"{image}.png,p,{day},a" for image, day in enumerate(days, 1)])
+    ((sequence,), _) = read_manifest(root)
+    assert sequence.times == tuple(float(day) - float(days[0]) for day in days)
+
+
 def test_all_pages_are_frames(root: Path):
     """A file of two pages gives two frames with the row's label and time."""
     write(root, "56.tiff,p,2,b", "1.png,p,1,a")
@@ -237,6 +245,9 @@ def test_a_root_may_be_the_present_folder(root: Path, monkeypatch: pytest.Monkey
         (HEADER, ["1.png,secret,2026-02-30,a"], "line 2: time must be like"),
         (HEADER, ["1.png,secret,20261301,a"], "line 2: time must be like"),
         (HEADER, ["1.png,secret,1612011000000,a"], "line 2: time must be like"),
+        (HEADER, ["1.png,secret,2021,a", "2.png,secret,2019,a"], "line 2: time looks like a year .* .2 such lines"),
+        (HEADER, ["1.png,secret,2021.0,a", "2.png,x,2020-01-31,a"], "line 2: time looks like a year .* .1 such lines"),
+        (HEADER, ["1.png,secret,,a", "2.png,x,201912,a"], "line 3: time looks like a year or a month"),
         (HEADER, ["1.png,x,secret,1,a"], "line 2 has more cells than the header .*quote a cell"),
         (HEADER, ["1.png,secret,1," + "a" * 200_000], "line 2 has more than 100000 characters"),
         (HEADER + ",split", ["1.png,secret,1,a,secret"], "line 2: split must be one of train, validation, test"),
