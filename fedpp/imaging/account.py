@@ -19,9 +19,9 @@ import pydicom
 from fedpp.errors import ConfigError, NoImageError, RawDataError, UnusableFileError
 from fedpp.files import create_exclusively
 from fedpp.imaging.dicom.dicom_file import DAMAGE, quiet
-from fedpp.imaging.images import SUFFIXES, UNREAD_SUFFIXES
-from fedpp.imaging.readers.dicom_folder import is_dicom
-from fedpp.imaging.readers.folders import everything_below, leads_inside
+from fedpp.imaging.images import SUFFIXES, UNREAD_SUFFIXES, begins_as_image
+from fedpp.imaging.readers.dicom_folder import DICOM_SUFFIXES, is_dicom
+from fedpp.imaging.readers.folders import everything_below, is_hidden, leads_inside
 from fedpp.imaging.readers.layout import Choices, layout_of, read_sequences
 from fedpp.imaging.readers.own_tables import BY_TABLE, own_tables
 from fedpp.imaging.reasons import UNREADABLE, Doubt, Reason
@@ -31,8 +31,8 @@ from fedpp.texts import look_alike, printable
 CHOICES = Choices()
 COLUMNS = ("outcome", "reason", "path", "patient", "message")
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".xls", ".xlsx", ".ods", ".parquet", ".sav", ".dta", ".rdata", ".rds")
-ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst")
-HIDDEN = frozenset(("thumbs.db", "desktop.ini", "__macosx"))  # and names that begin with a dot
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", *COMPRESSED)
 
 DOUBTS = {"two-issuers": Doubt.ISSUERS, "two-birth-dates": Doubt.BIRTH_DATES, "guessed-order": Doubt.ORDER}
 
@@ -206,11 +206,11 @@ class Account:
     def _kind(self, path: Path, layout: str, folders: set[Path]) -> tuple[Outcome, str]:
         if path.is_symlink() and (path.is_dir() or not path.exists()):
             return self._link(path, layout, folders)
-        if _is_hidden(path.relative_to(self._raw)):
+        if any(map(is_hidden, path.relative_to(self._raw).parts)):
             return Outcome.PASSED, Reason.HIDDEN
         if not path.is_file():
             return Outcome.PASSED, Reason.NO_FILE
-        if path.name.lower().endswith((*SUFFIXES, *UNREAD_SUFFIXES)) or is_dicom(path):
+        if _is_named_as_image(path.name.lower()) or is_dicom(path) or begins_as_image(path):
             # in a folder that a table names, all images are meant
             unnamed = layout in BY_TABLE and not (layout == "frames" and path.parent in folders)
             lost = Reason.OTHER_FORM if folders else Reason.REFUSED
@@ -269,13 +269,15 @@ def _alike(patients: Iterable[str]) -> int:
     return sum(count for count in forms.values() if count > 1)
 
 
+def _is_named_as_image(name: str) -> bool:
+    """Return whether a name in lower case is that of an image, perhaps a compressed one."""
+    plain = next((name.removesuffix(suffix) for suffix in COMPRESSED if name.endswith(suffix)), name)
+    return plain.endswith((*SUFFIXES, *UNREAD_SUFFIXES, *DICOM_SUFFIXES))
+
+
 def _type(path: Path) -> Reason:
     name = path.name.lower()
     return Reason.UNREAD_TABLE if name.endswith(TABLES) else Reason.ARCHIVE if name.endswith(ARCHIVES) else Reason.OTHER
-
-
-def _is_hidden(relative: Path) -> bool:
-    return any(part.startswith(".") or part.lower() in HIDDEN for part in relative.parts)
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -3,16 +3,19 @@
 Sources: TIFF 6.0, NewSubfileType and SubfileType; CIPA DC-007, the Multi-Picture Format (MPO).
 """
 
+import re
 from collections.abc import Iterator
+from math import prod
+from os import SEEK_END
 from pathlib import Path
 
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import COMPRESSION, STRIPBYTECOUNTS, STRIPOFFSETS, TiffImageFile
 
 from fedpp.errors import UnusableFileError
 from fedpp.imaging.reasons import Reason
 
-_KIND, _OLD_KIND = 254, 255  # NewSubfileType and SubfileType
+_KIND, _OLD_KIND, _DESCRIPTION = 254, 255, 270  # NewSubfileType, SubfileType and ImageDescription
 _REDUCED, _MASK, _OLD_REDUCED = 1, 4, 2
 
 _Size = tuple[int, int]
@@ -30,6 +33,9 @@ def tiff_pages(file: Path, image: Image.Image, most: int) -> list[int]:
     if not sizes:
         message = f"{file} holds nothing but reduced copies or masks in its row of pages: convert it to a plain TIFF"
         raise UnusableFileError(message, Reason.NO_DECODER)
+    if (stored := _stack(image)) > len(sizes):
+        message = f"{file} is a stack of {stored} pictures in {len(sizes)} pages (by its ImageDescription)"
+        raise UnusableFileError(f"{message}: save each picture as a page", Reason.NO_DECODER)
     first, *others = sizes.values()
     if any(_is_reduced(size, first) for size in others):
         message = f"{file} holds pages that are smaller by a whole factor, as of a pyramid, and not marked as such"
@@ -61,6 +67,31 @@ def _full_sizes(file: Path, image: Image.Image, most: int) -> Iterator[tuple[int
     except EOFError:
         return
     check_count(file, most + 1, most)
+
+
+def _stack(image: Image.Image) -> int:
+    """Return the number of pictures in a stack that ImageJ or tifffile stored as one page, 0 for another image.
+
+    Pillow sees the first picture alone. One that was taken out of a stack may keep its description, so that the file
+    must be long enough.
+    """
+    image.seek(0)
+    if not isinstance(image, TiffImageFile) or image.fp is None:
+        return 0
+    tags = image.tag_v2
+    count = _described(str(tags.get(_DESCRIPTION, "")), image.width * image.height * len(image.getbands()))
+    starts, lengths = tags.get(STRIPOFFSETS, ()), tags.get(STRIPBYTECOUNTS, ())
+    if tags.get(COMPRESSION, 1) != 1 or not starts:
+        return 0
+    return count if min(starts) + count * sum(lengths) <= image.fp.seek(0, SEEK_END) else 0
+
+
+def _described(text: str, pixels: int) -> int:
+    """Return the number of pictures, each of so many pixels, in the description of ImageJ or of tifffile."""
+    if text.startswith("ImageJ=") and (images := re.search(r"^images=([0-9]{1,9})$", text, re.MULTILINE)):
+        return int(images[1])
+    shape = re.match(r'\{"shape": \[([0-9]{1,9}(?:, [0-9]{1,9})*)\]', text)
+    return prod(map(int, shape[1].split(", "))) // pixels if shape else 0
 
 
 def _is_copy(image: Image.Image) -> bool:

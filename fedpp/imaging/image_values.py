@@ -56,7 +56,7 @@ def grey_or_colour(image: Image.Image, *, colour: bool) -> Frame:
 
     Raises `ValueError` for a transparent colour that does not differ from others any more.
     """
-    depth = depth_of(image)  # loading may take these away
+    depth, form = depth_of(image), image.format  # loading and turning may take these away
     key = _transparent(image)
     image.load()
     if image.format != "TIFF":  # which Pillow turns itself
@@ -66,7 +66,8 @@ def grey_or_colour(image: Image.Image, *, colour: bool) -> Frame:
         return values if key is None else np.where(np.asarray(image) == key, 0.0, values)
     if key is not None:
         image.info["transparency"] = key
-    return np.asarray(_on_black(image).convert("RGB" if colour else "L"), dtype=np.float64)
+    shown = image.convert("RGB") if form == "BMP" and _is_unseen(image) else _on_black(image)
+    return np.asarray(shown.convert("RGB" if colour else "L"), dtype=np.float64)
 
 
 def _scaled(stored: NDArray[np.generic], depth: Depth) -> Frame:
@@ -100,7 +101,17 @@ def _on_black(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image
     shown = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    if _is_unseen(shown):
+        raise ValueError("all of it is transparent, over colours that differ: save it without transparency")
     return Image.alpha_composite(Image.new("RGBA", shown.size, (0, 0, 0, 255)), shown).convert("RGB")
+
+
+def _is_unseen(image: Image.Image) -> bool:
+    """Return whether an RGBA picture of several colours is transparent as a whole, usual in a BMP's fourth byte."""
+    if image.mode != "RGBA":
+        return False
+    pixels = np.asarray(image)
+    return not pixels[..., 3].any() and bool(np.ptp(pixels, axis=(0, 1)).any())
 
 
 def _first(value: object) -> int:

@@ -117,7 +117,7 @@ def _named(file: Path) -> Iterator[None]:
         raise
     except UnidentifiedImageError:
         forms = ", ".join(FORMATS[:-1])
-        if _begins_as_an_image(file):
+        if begins_as_image(file):
             message = (
                 f"cannot read the image {file}: it is damaged, or of a form of {forms} or {FORMATS[-1]} not decoded"
             )
@@ -128,10 +128,17 @@ def _named(file: Path) -> Iterator[None]:
         raise UnusableFileError(f"cannot read the image {file}: {_reason(error)}", Reason.DAMAGED) from None
 
 
-def _begins_as_an_image(file: Path) -> bool:
-    with file.open("rb") as opened:
-        first = opened.read(16)
-    return any(accepts is not None and accepts(first) for _, accepts in map(Image.OPEN.__getitem__, FORMATS))
+def begins_as_image(file: Path) -> bool:
+    """Return whether a file has an image's first bytes, whatever its name; those of a BMP are too short to count."""
+    try:
+        with file.open("rb") as opened:
+            first = opened.read(16)
+    except OSError as error:
+        message = f"cannot read the file {file}: {error.strerror}: check its permissions"
+        raise UnusableFileError(message, Reason.CLOSED) from None
+    Image.init()  # all formats, which takes time once
+    checks = [Image.OPEN[form][1] for form in FORMATS if form != "BMP"]
+    return any(accepts is not None and accepts(first) for accepts in checks)
 
 
 def _reason(error: Exception) -> str:

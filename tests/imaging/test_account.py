@@ -78,6 +78,11 @@ def dicom(root: Path, name: str) -> None:
     touch(root, name, (DATA / "dicom" / "CT_small.dcm").read_bytes())
 
 
+def unnamed(root: Path, form: str) -> None:
+    (root / "s").mkdir()
+    Image.fromarray(np.random.default_rng(9).integers(0, 256, (9, 9), np.uint8)).save(root / "s" / "IM1", form)
+
+
 def linked(root: Path, name: str, target: str) -> None:
     (root / name).symlink_to(target)
 
@@ -117,6 +122,32 @@ KINDS: dict[str, tuple[str, Callable[[Path], object], str, Outcome, str]] = {
     "hidden": ("images", lambda root: touch(root, "q/.DS_Store"), "q/.DS_Store", PASSED, Reason.HIDDEN),
     "hidden as a picture": ("images", lambda root: touch(root, "q/._1.png"), "q/._1.png", PASSED, ""),
     "of Windows": ("dicom", lambda root: touch(root, "q/Thumbs.db"), "q/Thumbs.db", PASSED, Reason.HIDDEN),
+    "thumbnails of a storage server": (
+        "images",
+        lambda root: png(root, "q/@eaDir/1.png/SYNO_THUMB.png"),
+        "q/@eaDir/1.png/SYNO_THUMB.png",
+        PASSED,
+        Reason.HIDDEN,
+    ),
+    "deleted": ("dicom", lambda root: dicom(root, "$RECYCLE.BIN/s/IM1"), "$RECYCLE.BIN/s/IM1", PASSED, Reason.HIDDEN),
+    "a hidden folder": ("images", lambda root: png(root, ".old/s/1.png"), ".old/s/1.png", PASSED, Reason.HIDDEN),
+    "a mask": ("images", lambda root: png(root, "q/1_mask.png"), "q/1_mask.png", PASSED, Reason.NO_PICTURE),
+    "a mask of a listed folder": ("frames", lambda root: png(root, "q/1-seg.png"), "q/1-seg.png", PASSED, ""),
+    **{
+        f"{form} without suffix, {layout}": (
+            layout,
+            lambda root, f=form: unnamed(root, f),
+            "s/IM1",
+            LOST,
+            Reason.OTHER_FORM,
+        )
+        for form in ("PNG", "JPEG", "TIFF", "GIF", "WEBP")
+        for layout in ("images", "dicom")
+    },
+    **{
+        f"packed {name}": ("dicom", lambda root, n=name: touch(root, n), name, LOST, Reason.OTHER_FORM)
+        for name in ("s/1.dcm.gz", "s/1.png.bz2", "s/1.NII.xz")
+    },
     "a text": ("images", lambda root: touch(root, "README.txt"), "README.txt", PASSED, Reason.OTHER),
     "an archive": ("images", lambda root: touch(root, "q/more.zip"), "q/more.zip", PASSED, Reason.ARCHIVE),
     "a pipe": ("images", lambda root: os.mkfifo(root / "q" / "pipe"), "q/pipe", PASSED, Reason.NO_FILE),

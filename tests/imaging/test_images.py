@@ -190,6 +190,40 @@ def test_a_transparent_value_is_black(tmp_path: Path):
     assert "16 bits" in refused(tmp_path, png(COLOURS.astype(">u2") * 257, 16, 2, (b"tRNS", key)))
 
 
+def bitmap(colours: np.ndarray, opacity: np.ndarray) -> bytes:
+    """Return a BMP of 32 bits whose header (BITMAPV4HEADER) has a mask of opacity."""
+    height, width = opacity.shape
+    pixels = np.dstack([colours[..., ::-1], opacity])[::-1].tobytes()
+    header = struct.pack("<IiiHHIIiiII", 108, width, height, 1, 32, 3, len(pixels), 0, 0, 0, 0)
+    header += struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + bytes(108 - 56)
+    return b"BM" + struct.pack("<IHHI", 122 + len(pixels), 0, 0, 122) + header + pixels
+
+
+def test_a_picture_that_is_transparent_as_a_whole(tmp_path: Path):
+    """Of a BMP, whose opacity is zero where a program does not use it, the colours are read; others are refused."""
+    for opacity, shown in ((ALPHA, COLOURS * (ALPHA / 255.0)[..., None]), (0 * ALPHA, COLOURS)):
+        content = bitmap(COLOURS, opacity)
+        np.testing.assert_allclose(frames(tmp_path, content, colour=True)[0], shown, atol=1)
+        np.testing.assert_allclose(frames(tmp_path, content)[0], luma(shown), atol=1.5)
+    unseen = np.dstack([COLOURS, 0 * ALPHA])
+    for form in ("PNG", "TIFF"):
+        assert "all of it is transparent" in refused(tmp_path, encoded(unseen, form))
+        assert not frames(tmp_path, encoded(0 * unseen, form))[0].any()
+
+
+@pytest.mark.parametrize("described", ["ImageJ=1.54f\nimages={}\nslices=3\n", '{{"shape": [{}, 24, 32]}}'])
+def test_a_stack_in_one_page_is_refused(described: str, tmp_path: Path):
+    """Of pictures that lie behind each other without pages of their own, no program but its writer's sees more."""
+    pages = [Image.fromarray(page) for page in (RAMP, NOISE, RAMP)]
+    tags = {"tiffinfo": {270: described.format(3)}}
+    alone = encoded(pages[0], "TIFF", **tags)
+    for content, count in ((alone, 1), (encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:], **tags), 3)):
+        read = frames(tmp_path, content)
+        assert len(read) == count
+        np.testing.assert_array_equal(read[0], RAMP)
+    assert "is a stack of 3 pictures in 1 pages" in refused(tmp_path, alone + NOISE.tobytes() + RAMP.tobytes())
+
+
 def test_reduced_pages_are_no_frames(tmp_path: Path):
     """Pages that are marked as reduced or as masks, in the old way or the new, wherever they are; or not marked."""
     big, small = RAMP, RAMP[::2, ::2].copy()

@@ -10,10 +10,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedpp.errors import NoImageError, RawDataError
+from fedpp.errors import RawDataError
 from fedpp.imaging.readers.folders import files_below
 from fedpp.imaging.readers.image_files import doubts_of, frame_files, images_among, in_order
-from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import FrameFiles, ImageSequence, Refuse, refuse
 from fedpp.imaging.splits import UNDIVIDED
 from fedpp.texts import look_alike
@@ -40,7 +39,6 @@ _CONTAINERS = "data dataset files frames image images img imgs jpg jpeg pictures
 _COVID = re.compile(r"covid[ _-]?(19)?")
 _PATIENT = re.compile(r"((?:patient|person|subject|subj|sub|pat|pt|case)[ _-]?[0-9]+)(?![0-9])", re.IGNORECASE)
 _NUMBERED = re.compile(r"[a-z]{0,8}[ _-]?[0-9]+", re.IGNORECASE)  # name of a patient's folder
-_MASK = re.compile(r"(.+?)[ _-](?:mask|seg|segmentation)(?:[ _-]?[0-9]+)?", re.IGNORECASE)
 MANY, FEW = 25, 12  # images in each of a few folders, which then may be classes
 
 
@@ -136,16 +134,8 @@ def resemblance(root: Path, files: Iterable[Path]) -> str | None:
 
 
 def _images(root: Path, refuse: Refuse) -> list[Path]:
-    """Return the images below `root`; masks beside them go to `refuse`."""
-    files = images_among(files_below(root, refuse), refuse)
-    stems = {file.with_suffix("") for file in files}
-    images = []
-    for file in files:
-        mask = _MASK.fullmatch(file.stem)
-        if mask and file.with_name(mask[1]) in stems:
-            refuse(file, NoImageError(f"{file} is the mask of an image beside it", Reason.NO_PICTURE))
-        else:
-            images.append(file)
+    """Return the images below `root`."""
+    images = images_among(files_below(root, refuse), refuse)
     if not images:
         raise RawDataError(f"{root} holds no image")
     return images

@@ -31,7 +31,7 @@ from fedpp.imaging.sequence import DecodedLater, Frame, FrameFile, FrameFiles, I
 
 T = TypeVar("T")
 
-_SUFFIXES = {".dcm", ".dicom"}
+DICOM_SUFFIXES = frozenset((".dcm", ".dicom"))
 # Modalities without a picture of a patient, for files without a known SOP class: DICOM PS3.3, C.7.3.1.1.1.
 # fmt: off
 NO_PICTURE = frozenset((
@@ -63,7 +63,7 @@ class _Image:
 def is_dicom(file: Path) -> bool:
     """Tell whether a file has DICOM's content or suffix; raise `RawDataError` if it cannot be opened."""
     hidden = file.name.startswith(".")  # perhaps metadata of desktop systems, whatever its suffix
-    return (file.suffix.lower() in _SUFFIXES and not hidden) or is_dicom_content(file)
+    return (file.suffix.lower() in DICOM_SUFFIXES and not hidden) or is_dicom_content(file)
 
 
 def read_dicom(path: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequence], int, int]:

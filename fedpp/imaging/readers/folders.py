@@ -5,18 +5,27 @@
 
 import os
 from collections.abc import Iterable
+from itertools import filterfalse
 from pathlib import Path
 
 from fedpp.errors import NoImageError, UnusableFileError
 from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import Refuse, refuse
 
+# Files and folders that desktop systems, storage servers and notebooks make, beside names that begin with a dot.
+# fmt: off
+_HIDDEN = frozenset((
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found",
+    "system volume information",
+))
+# fmt: on
+
 
 def files_below(root: Path, refuse: Refuse = refuse) -> list[Path]:
     """Return the files below a folder, in the order of their paths.
 
     A folder that cannot be listed, a link to a folder, and a file that cannot be accessed go to `refuse`, and are
-    skipped if that returns.
+    skipped if that returns. Hidden folders are left out: what they hold is no patient's.
     """
 
     def unlisted(error: OSError) -> None:
@@ -24,7 +33,7 @@ def files_below(root: Path, refuse: Refuse = refuse) -> list[Path]:
 
     files = []
     for folder, below, names in os.walk(root, onerror=unlisted):
-        below.sort()  # so that the first refused path is the same on every machine
+        below[:] = sorted(filterfalse(is_hidden, below))  # the first refused path is the same on every machine
         for link in (Path(folder, name) for name in below):
             if os.path.islink(link):  # noqa: PTH114  False for what may not be accessed, which the walk reports itself
                 refuse(link, _link(link, root))
@@ -53,6 +62,11 @@ def everything_below(root: Path, refuse: Refuse) -> list[Path]:
         links = [name for name in below if os.path.islink(f"{folder}/{name}")]  # noqa: PTH114  as above
         found += [Path(folder, name) for name in (*links, *names)]
     return sorted(found)
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is hidden by its name, or made by a system for itself."""
+    return name.startswith(".") or name.lower() in _HIDDEN
 
 
 def leads_inside(link: Path, root: Path) -> bool:

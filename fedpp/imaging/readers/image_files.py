@@ -1,21 +1,29 @@
 """Image files of one sequence: which are read, whether their names say an order, and whether their greys fit."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fedpp.errors import UnusableFileError
+from fedpp.errors import NoImageError, UnusableFileError
 from fedpp.imaging.image_values import WHITE, Depth
 from fedpp.imaging.images import header_of, is_image, is_unread_image, read_pages
 from fedpp.imaging.natural_order import natural, order_is_a_guess
 from fedpp.imaging.reasons import Doubt, Reason
 from fedpp.imaging.sequence import FrameFile, Refuse
 
+_MASK = re.compile(r"(.+?)[ _-](?:mask|seg|segmentation)(?:[ _-]?[0-9]+)?", re.IGNORECASE)
+
 
 def images_among(files: Iterable[Path], refuse: Refuse) -> list[Path]:
-    """Return the images among files; one of a format that is not read goes to `refuse`."""
+    """Return the images among files; one of a format that is not read, or the mask of another, goes to `refuse`."""
+    files = list(files)
+    stems = {file.with_suffix("") for file in files if is_image(file)}
     images = []
     for file in files:
-        if is_image(file):
+        mask = _MASK.fullmatch(file.stem) if is_image(file) else None
+        if mask and file.with_name(mask[1]) in stems:
+            refuse(file, NoImageError(f"{file} is the mask of an image beside it", Reason.NO_PICTURE))
+        elif is_image(file):
             images.append(file)
         elif is_unread_image(file):
             message = f"{file} is of a format that is not read: convert it to PNG, TIFF or JPEG"
