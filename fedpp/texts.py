@@ -54,6 +54,11 @@ def short(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its regular noun in singular or plural: 1 patient, 2 patients, 2 classes."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def either(names: Sequence[str], longest: int = 60) -> str:
     """Return "a, b or c", with a count in place of the last names where it would be longer."""
     if len(names) == 1:

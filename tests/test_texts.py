@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpp.texts import MAX_CHARACTERS, PrintableFormatter, look_alike, one_line, printable
+from fedpp.texts import MAX_CHARACTERS, PrintableFormatter, counted, look_alike, one_line, printable
 
 
 @given(st.text(max_size=3000))
@@ -117,3 +117,18 @@ def test_a_form_is_that_of_the_text_in_full_width(text: str) -> None:
     """What is written with ASCII alone has the form that it has in the width of Chinese characters."""
     wide = "".join(chr(ord(each) + 0xFEE0) if "!" <= each <= "~" else each for each in text)
     assert look_alike(wide) == look_alike(text)
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "expected"),
+    [
+        (0, "patient", "0 patients"),
+        (1, "patient", "1 patient"),
+        (2, "image file", "2 image files"),
+        (1, "class", "1 class"),
+        (3, "class", "3 classes"),
+    ],
+)
+def test_number_has_its_noun_in_the_fitting_form(count: int, noun: str, expected: str) -> None:
+    """One is in the singular, all others in the plural."""
+    assert counted(count, noun) == expected

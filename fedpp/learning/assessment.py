@@ -16,7 +16,7 @@ from fedpp.learning.metrics import Metrics, OperatingPoint, decisions, mean_metr
 from fedpp.learning.remarks import remarks, sides
 from fedpp.protocol.counts import SCORE_BINS, Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
-from fedpp.texts import printable, short
+from fedpp.texts import counted, printable, short
 
 HEADINGS = {
     "accuracy": "accuracy",
@@ -153,7 +153,7 @@ def of_task(counts: AnyCounts, task: Task, patients: int | None = None) -> list[
 def _of_whom(examples: int, patients: int | None) -> str:
     if patients is None:
         return ", as if each were of another patient"
-    return f"; the test has {patients} patients, so the truth is less certain" if patients < examples else ""
+    return f"; the test has {counted(patients, 'patient')}, so the truth is less certain" if patients < examples else ""
 
 
 def together(of: Sequence[Assessment]) -> dict[str, Any]:

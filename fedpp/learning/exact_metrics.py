@@ -24,6 +24,7 @@ from fedpp.learning.assessment import Assessment
 from fedpp.learning.intervals import Estimate, Patients, area, f1_score, independent_examples, patient_effect, share
 from fedpp.learning.metrics import Decisions, Metrics, OperatingPoint, count, metrics, require_share
 from fedpp.protocol.counts import UNKNOWN, Counts
+from fedpp.texts import counted
 
 _LARGEST_LOG_ODDS = 750.0  # of float64 probabilities: the smallest positive one has 745; scikit-learn takes no infinity
 _CALIBRATION_BINS = 10
@@ -120,7 +121,8 @@ class Predictions:
                 "auc": self._area(self.positive, self.scores),
             },
             {name: self._of_class(k, predicted) for k, name in enumerate(classes) if several},
-            f"single predictions: {self.counts.examples} sequences of {len(np.unique(self.patients))} patients; "
+            f"single predictions: {counted(self.counts.examples, 'sequence')} of "
+            f"{counted(len(np.unique(self.patients)), 'patient')}; "
             "intervals are by patient",
             finding,
             point,

@@ -4,7 +4,7 @@ from fedpp.learning.metrics import OperatingPoint
 from fedpp.reporting.report import Report
 from fedpp.reporting.report_assessment import VERDICTS, Assessment
 from fedpp.reporting.report_results import FindingResult, Gain
-from fedpp.texts import printable
+from fedpp.texts import counted, printable
 
 
 def summary(report: Report) -> str:
@@ -13,7 +13,8 @@ def summary(report: Report) -> str:
     # With secure aggregation no site's own figures are known, and all sites are tested.
     tested_sites = [site for site in report.sites if site.test] or report.sites
     tested = sum(site.sequences.get("test", 0) for site in tested_sites)
-    lines = [f"{report.scenario}: {len(report.sites)} sites, {len(report.rounds)} rounds, {tested} test sequences"]
+    done = f"{counted(len(report.sites), 'site')}, {counted(len(report.rounds), 'round')}"
+    lines = [f"{report.scenario}: {done}, {counted(tested, 'test sequence')}"]
     for name, label in (
         ("accuracy", "accuracy"),
         ("sensitivity", "sensitivity"),

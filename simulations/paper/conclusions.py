@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from fedpp.config.hyperparameters import MIN_DELTA, PATIENCE
+from fedpp.texts import counted
 
 from .paper_settings import NETWORK_NAMES, Settings
 from .paper_tables import AucRow, ParityRow, Tables
@@ -142,11 +143,6 @@ def _no_farther(rows: Sequence[ParityRow]) -> str:
         if max(row.probability for row in of_network) <= control:
             within.append(NETWORK_NAMES[network])
     return ", ".join(within) or "no network"
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun in singular or plural: 1 epoch, 2 epochs."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _auc(row: AucRow) -> str:

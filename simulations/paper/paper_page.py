@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedpp.reporting.page import duration, page_template, scientific
+from fedpp.texts import counted
 
-from .conclusions import counted
 from .paper_settings import NETWORK_NAMES
 from .scores import FIGURES, HEADINGS
 from .trial import CURVE_SAMPLE

@@ -25,6 +25,7 @@ from fedpp.imaging.visits import by_visit
 from fedpp.ingest.ingestion import IngestSettings, ingest, prepared, sequence_pseudonym
 from fedpp.key_material import KEY_BYTES
 from fedpp.keys.key_domain import KeyDomain
+from fedpp.texts import counted
 
 from .paper_settings import Settings
 
@@ -85,7 +86,7 @@ def prepare_study(settings: Settings, data: Path, folder: Path, note: Callable[[
     if settings.classes is None and settings.negative is None:
         note(f"negative is {class_map.classes[0]!r}, positive {class_map.classes[1]!r}: --negative chooses another")
     if others:
-        note(f"{sum(others.values())} sequences are in no class and were left out")
+        note(f"left out, as in no class: {counted(sum(others.values()), 'sequence')}")
     seed, dtype = settings.training.seed, settings.training.dtype
     domain = KeyDomain.of_secret(sha256(f"paper's experiment, seed {seed}".encode()).digest(), n=2)
     preparation = Preparation(dtype, settings.frames, settings.size, settings.size, settings.channels)

@@ -12,7 +12,7 @@ from fedpp.config.hyperparameters import DTYPES, Dtype
 from fedpp.config.run_config import LAYOUTS
 from fedpp.config.task import GAPS, Gaps
 from fedpp.errors import ConfigError, RawDataError, UnusableFileError
-from fedpp.texts import either, printable
+from fedpp.texts import counted, either, printable
 
 from .opening import PassphraseSource, add_domain, card_of, open_domain, show, trainers_dataset
 
@@ -88,8 +88,8 @@ def survey(
     print(json.dumps(result.to_mapping()) if as_json else summary(result))
     if strict and result.issues:
         kinds = ", ".join(dict.fromkeys(issue.kind for issue in result.issues))
-        plural = "" if len(result.issues) == 1 else "s"
-        raise RawDataError(f"{len(result.issues)} issue{plural} ({kinds}): fix the data, or leave out --strict")
+        issues = counted(len(result.issues), "issue")
+        raise RawDataError(f"{issues} ({kinds}): fix the data, or leave out --strict")
     return 0
 
 
@@ -319,8 +319,8 @@ def _note_classes(class_map: "ClassMap", left_out: dict[str, int], *, chosen: bo
         choose = "" if chosen else ": --negative or --classes choose another"
         _note(f"the negative class is {negative}, positive is {either(positive)}{choose}")
     if left_out:
-        counted = ", ".join(f"{label} {count}" for label, count in left_out.items())
-        _note(f"{sum(left_out.values())} sequences are in no class and were left out: {counted}")
+        labels = ", ".join(f"{label} {count}" for label, count in left_out.items())
+        _note(f"left out, as in no class: {counted(sum(left_out.values()), 'sequence')}: {labels}")
 
 
 def _note_missing_classes(summary: "IngestSummary", plan: "SplitPlan") -> None:
@@ -374,9 +374,8 @@ def _read(
     sequences = readable(sequences, account) if decoded else sequences
     account.close(sequences, layout)
     if account.missing:
-        _note(
-            f"note: {LABELS} names {len(account.missing)} patients of whom no image was read: are their folders gone?"
-        )
+        missing = counted(len(account.missing), "patient")
+        _note(f"note: {LABELS} names {missing} without an image that was read: are folders gone?")
     return sequences, recognised
 
 
@@ -384,5 +383,5 @@ def _labelled(sequences: list["ImageSequence"]) -> list["ImageSequence"]:
     """Return the sequences with a label, and report how many have none."""
     labelled = [sequence for sequence in sequences if sequence.label is not None]
     if len(labelled) < len(sequences):
-        _note(f"{len(sequences) - len(labelled)} sequences without a label were excluded")
+        _note(f"left out, without a label: {counted(len(sequences) - len(labelled), 'sequence')}")
     return labelled

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fedpp.cli import add_default, add_json, load_tensorflow, path, share
 from fedpp.config.run_config import SPLITS
 from fedpp.errors import DatasetError
-from fedpp.texts import printable
+from fedpp.texts import counted, printable
 
 from .opening import PassphraseSource, add_domain, open_domain
 
@@ -87,7 +87,7 @@ def evaluate(
                 own.setdefault("operating_point", None)
         print(json.dumps({**what, **made}))
         return 0
-    print("split {split}: {examples} sequences of {patients} patients".format(**what))
+    print(f"split {split}: {counted(what['examples'], 'sequence')} of {counted(what['patients'], 'patient')}")
     for shown, point in zip(assessed, points, strict=True):
         print("\n".join(shown.lines()))
         if sensitivity is not None and point is None:

@@ -18,6 +18,7 @@ from fedpp.config.run_config import SiteConfig
 from fedpp.config.site_policy import SitePolicy, today
 from fedpp.dataset.encrypted_dataset import EncryptedDataset, open_key
 from fedpp.errors import ConfigError, FederationError, FedppError, UnreachableError
+from fedpp.texts import counted
 from fedpp.vault_api.vault_client import SiteInfo, VaultClient
 
 from ..client.same_site import require_one_domain, require_one_site
@@ -217,7 +218,7 @@ def _dataset(site: SiteConfig, *, deep: bool) -> tuple[str, EncryptedDataset]:
     if deep:
         dataset.verify()
     how = "every byte is as it was written" if deep else "it opens; --deep reads every byte"
-    return f"{dataset.manifest.fingerprint[:16]}, {len(dataset)} sequences, {how}", dataset
+    return f"{dataset.manifest.fingerprint[:16]}, {counted(len(dataset), 'sequence')}, {how}", dataset
 
 
 def _evaluation_key(site: SiteConfig, dataset: EncryptedDataset) -> tuple[str, AnyKey]:

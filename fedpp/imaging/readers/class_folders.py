@@ -15,7 +15,7 @@ from fedpp.imaging.readers.folders import files_below
 from fedpp.imaging.readers.image_files import doubts_of, frame_files, images_among, in_order
 from fedpp.imaging.sequence import FrameFiles, ImageSequence, Refuse, refuse
 from fedpp.imaging.splits import UNDIVIDED
-from fedpp.texts import look_alike
+from fedpp.texts import counted, look_alike
 
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -192,7 +192,9 @@ def _splits(root: Path, images: Iterable[_Image]) -> dict[str, str]:
         if splits.setdefault(image.patient, split) != split:
             divided.add(image.patient)
     if divided:
-        raise RawDataError(f"{root} has {len(divided)} patients in two of its splits: move all images of one into one")
+        raise RawDataError(
+            f"{root} has {counted(len(divided), 'patient')} in two of its splits: move all images of one into one"
+        )
     return splits
 
 
@@ -201,6 +203,8 @@ def _remark(images: Sequence[_Image], splits: Mapping[str, str]) -> str:
     remarks = [
         "with its splits" if splits else "",
         "images of a patient are in the order of their names" if alone < len(images) else "",
-        f"{alone} images name no patient and count as one each: the split is by image" if alone else "",
+        f"{counted(alone, 'image')} without a patient in the name, each taken as a patient: the split is by image"
+        if alone
+        else "",
     ]
     return ", ".join(filter(None, remarks))

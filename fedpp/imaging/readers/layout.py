@@ -22,7 +22,7 @@ from fedpp.imaging.readers.patient_labels import LABELS, without_images
 from fedpp.imaging.readers.recognition import recognised
 from fedpp.imaging.readers.studies import FINDINGS, Uncertain, Views, findings_of
 from fedpp.imaging.sequence import FrameFiles, ImageSequence, Refuse, refuse
-from fedpp.texts import printable
+from fedpp.texts import counted, printable
 
 _FINDINGS = tuple(dict.fromkeys((*FINDINGS, *nih_chestxray14.FINDINGS, *nih_chestxray14.ALIASES)))  # of any layout
 _LAYOUTS_OF = {
@@ -77,8 +77,8 @@ def read_sequences(
     counts = Counter(text for s in sequences for text in label_names(s.label, findings))
     patients = len({sequence.patient for sequence in sequences})
     frames = sum(len(sequence.frames) for sequence in sequences)
-    read = f"{why}: {len(sequences)} sequences of {patients} patients, {frames} frames"
-    return sequences, f"{read}, {_listed(counts)}{remark and f'; {remark}'}"
+    read = f"{counted(len(sequences), 'sequence')} of {counted(patients, 'patient')}, {counted(frames, 'frame')}"
+    return sequences, f"{why}: {read}, {_listed(counts)}{remark and f'; {remark}'}"
 
 
 def _listed(counts: Counter[str]) -> str:
@@ -169,7 +169,7 @@ def _dicom(raw: Path, _: Choices, refuse: Refuse) -> Read:
     labels = f", labels from {LABELS}" if sequences[0].label is not None else ""
     ignored = f"{others} DICOM files without a picture, or copies of one, were ignored" if others else ""
     remarks = "; ".join(filter(None, (ignored, _unread_classes(raw, sequences))))
-    return sequences, f"{kind}, {images} image files{labels}", remarks
+    return sequences, f"{kind}, {counted(images, 'image file')}{labels}", remarks
 
 
 def _unread_classes(raw: Path, sequences: Sequence[ImageSequence]) -> str:

@@ -31,6 +31,7 @@ from fedpp.imaging.readers.studies import (
 from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import ImageSequence, Label, Refuse, refuse
 from fedpp.imaging.tables import NO_IMAGE, header, read_table
+from fedpp.texts import counted
 
 STUDY = ("subject_id", "study_id")
 METADATA = ("dicom_id", *STUDY, "StudyDate", "StudyTime", "ViewPosition")
@@ -270,7 +271,7 @@ def _with_splits(table: Path | None, sequences: list[ImageSequence]) -> list[Ima
         if splits.setdefault(patient, split) != split:
             raise RawDataError(f"{where} puts a patient into a second split: choose one")
     if unassigned := sum(sequence.patient not in splits for sequence in sequences):
-        raise RawDataError(f"{table} gives no split to {unassigned} patients: complete it, or remove it")
+        raise RawDataError(f"{table} gives no split to {counted(unassigned, 'patient')}: complete it, or remove it")
     return [replace(sequence, split=splits[sequence.patient]) for sequence in sequences]
 
 
@@ -280,6 +281,6 @@ def _remark(tables: Mapping[str, Path], absent: int) -> str:
         f"findings of {tables['findings'].name}" if "findings" in tables else "there is no table of findings",
         "" if "metadata" in tables else "without a table of metadata the order of studies is that of their numbers",
         "with its splits" if "split" in tables else "",
-        f"{absent} patients of its metadata have no image here" if absent else "",
+        f"{counted(absent, 'patient')} of its metadata without an image here" if absent else "",
     ]
     return ", ".join(filter(None, remarks))

@@ -19,6 +19,7 @@ from fedpp.imaging.reasons import Reason
 from fedpp.imaging.sequence import ImageSequence, Label, Refuse, refuse
 from fedpp.imaging.splits import UNDIVIDED
 from fedpp.imaging.tables import NO_IMAGE, header, read_table
+from fedpp.texts import counted
 
 IMAGE, LABELS, FOLLOW_UP, PATIENT = COLUMNS = ("Image Index", "Finding Labels", "Follow-up #", "Patient ID")
 NOTHING = "No Finding"
@@ -188,4 +189,5 @@ def _listed(file: Path) -> set[str]:
 def _remark(splits: Mapping[str, str], absent: int) -> str:
     """Return what is known of the splits, and of patients who are not here."""
     lists = "with its lists as splits, validation being a share of the first" if splits else ""
-    return ", ".join(filter(None, (lists, f"{absent} patients of its table have no image here" if absent else "")))
+    missing = f"{counted(absent, 'patient')} of its table without an image here" if absent else ""
+    return ", ".join(filter(None, (lists, missing)))

@@ -135,7 +135,7 @@ def test_a_layout_that_is_named_is_obeyed(tmp_path: Path):
         ("Meier/10.png", "Meier"),
         ("patient3", "Schulz"),
     }
-    assert "2 images name no patient and count as one each: the split is by image" in said
+    assert "2 images without a patient in the name, each taken as a patient: the split is by image" in said
     write_images(tmp_path, *many("benign", "malignant", count=2))
     assert {patient for patient, *_ in found(tmp_path, "images")} == {"Meier", "Schulz", "benign", "malignant"}
 

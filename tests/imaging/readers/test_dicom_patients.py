@@ -358,4 +358,4 @@ def test_a_directory_of_a_disc_is_no_lost_image(tmp_path: Path):
     write(tmp_path / "a")
     _, refused = refusals_of(tmp_path)
     assert [type(error) for error in refused.values()] == [NoImageError]
-    assert "1 sequences of 1 patients" in read_sequences(tmp_path, "auto", Choices())[1]
+    assert "1 sequence of 1 patient" in read_sequences(tmp_path, "auto", Choices())[1]

@@ -381,7 +381,7 @@ def test_a_file_that_cannot_be_used_is_refused_and_skipped(tmp_path: Path):
         tmp_path, "auto", Choices(), lambda path, error: refusals.update({path.name: str(error)})
     )
     assert values(sequences[0].frames) == [7]
-    assert "1 image files: 1 sequences of 1 patients" in recognised
+    assert "1 image file: 1 sequence of 1 patient" in recognised
     assert sorted(refusals) == ["cut.dcm", "huge.dcm", "nobody.dcm", "tag.dcm", "text.dcm"]
     assert all(str(tmp_path / name) in line for name, line in refusals.items())
     (tmp_path / "a.dcm").unlink()

@@ -34,7 +34,7 @@ def test_frame_folders_are_recognised(tmp_path: Path):
     sequences, recognised = read_sequences(tmp_path)
     assert [s.id for s in sequences] == ["s"]
     assert recognised == (
-        "frame folders, listed by index.csv: 1 sequences of 1 patients, 1 frames, labels: a 1; "
+        "frame folders, listed by index.csv: 1 sequence of 1 patient, 1 frame, labels: a 1; "
         "1 folders that it does not list were ignored"
     )
 
@@ -46,7 +46,7 @@ def test_dicom_is_recognised_beside_another_index(tmp_path: Path):
     sequences, recognised = read_sequences(tmp_path)
     assert len(sequences) == 1
     assert recognised == (
-        "DICOM folder, by the mark in its files, 1 image files: 1 sequences of 1 patients, 1 frames, without labels"
+        "DICOM folder, by the mark in its files, 1 image file: 1 sequence of 1 patient, 1 frame, without labels"
     )
 
 
@@ -54,7 +54,7 @@ def test_one_dicom_file_is_recognised():
     """The path of a file is read as DICOM."""
     sequences, recognised = read_sequences(DATA / "dicom" / "examples_ybr_color.dcm")
     assert len(sequences[0].frames) == 30
-    assert recognised.startswith("DICOM file, 1 image files: 1 sequences of 1 patients, 30 frames")
+    assert recognised.startswith("DICOM file, 1 image file: 1 sequence of 1 patient, 30 frames")
 
 
 def test_a_layout_that_is_named_is_not_guessed(tmp_path: Path):
@@ -234,7 +234,7 @@ def test_a_file_that_cannot_be_used_is_skipped_in_each_layout(tmp_path: Path, la
     sequences, recognised = read_sequences(tmp_path, "auto", Choices(), lambda path, _: skipped.append(path))
     assert skipped == [tmp_path / bad]
     assert len(sequences) == 1
-    assert "1 sequences of 1 patients, 1 frames" in recognised
+    assert "1 sequence of 1 patient, 1 frame" in recognised
     with pytest.raises(RawDataError, match="line 3" if layout in {"manifest", "chexpert", "frames"} else bad):
         read_sequences(tmp_path)
 

@@ -126,7 +126,7 @@ def test_three_labels_need_a_choice_and_a_list_leaves_some_out(folder: Path, tmp
     assert sum(EncryptedDataset.open(tmp_path / "listed").counts().values()) == 9
     notes = done.stderr.splitlines()
     assert "the negative class is 'Well', positive is 'ill'" in notes
-    assert "3 sequences are in no class and were left out: sick 3" in notes
+    assert "left out, as in no class: 3 sequences: sick 3" in notes
 
 
 def identifiers(raw: Path) -> set[str]:
@@ -276,7 +276,7 @@ def test_unreadable_and_unlabelled_are_skipped_on_request(folder: Path, tmp_path
     half = ("ingest", table.parent, *keys(folder), *SMALL, "--out", tmp_path / "labelled")
     assert "2 of 6 sequences have no label" in error_of(*half)
     half = site(*half, "--drop-unlabelled")
-    assert "2 sequences without a label were excluded" in half.stderr
+    assert "left out, without a label: 2 sequences" in half.stderr
 
 
 NAMES = st.text(st.sampled_from("ab.\x1b\x07\x7f\x9b\n\r\u202e\u2066\u2028\udcff"), min_size=1, max_size=12)
