@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fedpp.cipher.components import Algebra, Ciphertext, Tensor
 from fedpp.errors import ModelError
 from fedpp.learning.layers import EncryptedLayer
+from fedpp.texts import counted
 
 Values = NDArray[Any]
 # Reads the inputs and labels of a batch again; epochs are counted from 1, batches from 0.
@@ -85,7 +86,9 @@ def _check_data(model: keras.Model, inputs: Sequence[Tensor], labels: Tensor) ->
         finite = np.isfinite(np.asarray(values)).reshape(len(values), -1).all(axis=1)
         if not finite.all():
             damaged = np.count_nonzero(~finite)
-            return Failure(f"{name} values that are not finite, in {damaged} of {len(finite)} sequences", DAMAGED)
+            return Failure(
+                f"{name} values that are not finite, in {damaged} of {counted(len(finite), 'sequence')}", DAMAGED
+            )
     return None
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedpp.cli import add_json, load_tensorflow, note, path, positive
 from fedpp.errors import DatasetError, ModelError
-from fedpp.texts import printable
+from fedpp.texts import counted, printable
 
 from .opening import add_domain, show, trainers_at_rest_key, trainers_dataset, trainers_key
 from .training_settings import TrainingSettings, add_options, settings_of
@@ -163,8 +163,8 @@ def _stopping(
         patients, minimum = info.patients["validation"], EvaluationLimits().min_patients
         if patients < minimum:
             note(
-                f"split validation has {patients} patients: the vault returns their loss only if min-patients "
-                f"in its site.yaml is at most {patients} (default: {minimum})"
+                f"split validation has {counted(patients, 'patient')}: the vault returns their loss only if "
+                f"min-patients in its site.yaml is at most {patients} (default: {minimum})"
             )
 
         def loss(epoch: int) -> float:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from fedpp.config.site_policy import EvaluationLimits
 from fedpp.errors import VaultError
 from fedpp.protocol.counts import UNKNOWN
+from fedpp.texts import counted
 
 DAY = timedelta(hours=24)
 CONCURRENT = timedelta(minutes=1)  # largest difference of the times of calls that run at once
@@ -113,8 +114,9 @@ class EvaluationAllowance:
         """
         if 0 < patients < limits.min_patients:
             raise VaultError(
-                f"split {call.split} has {patients} patients, and counts of fewer than {limits.min_patients} are "
-                "not disclosed: ingest with other shares, or set evaluation: min-patients in the policy of the vault"
+                f"split {call.split} has {counted(patients, 'patient')}, and counts of fewer than "
+                f"{limits.min_patients} are not disclosed: ingest with other shares, or set evaluation: min-patients "
+                "in the policy of the vault"
             )
         if call.round > limits.rounds:
             raise VaultError(

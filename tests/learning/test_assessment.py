@@ -15,6 +15,7 @@ from fedpp.learning.assessment import Assessment, of_task, together
 from fedpp.learning.exact_metrics import Predictions, exact_operating_point
 from fedpp.learning.intervals import independent_examples, share
 from fedpp.learning.metrics import count, count_findings, decisions, presence, softmax
+from fedpp.texts import counted
 
 CLASSES = ("well", "Covid", "Pneumonia")
 
@@ -79,11 +80,8 @@ def test_exact_intervals_are_by_patient(
         assert (one.value, one.part, one.whole) == (other.value, other.part, other.whole)
         if one.low is not None and one.high is not None and other.low is not None and other.high is not None:
             assert one.high - one.low >= other.high - other.low - 1e-9
-    people = len(np.unique(patients))
-    assert (
-        by_patient.basis
-        == f"single predictions: {len(labels)} sequences of {people} patients; intervals are by patient"
-    )
+    sizes = f"{counted(len(labels), 'sequence')} of {counted(len(np.unique(patients)), 'patient')}"
+    assert by_patient.basis == f"single predictions: {sizes}; intervals are by patient"
 
 
 def test_json_and_lines_say_the_same() -> None:
@@ -129,7 +127,7 @@ def test_remarks_stand_in_json_and_on_the_terminal() -> None:
     [
         (None, "all 2 sequences as independent, as if each were of another patient"),
         (2, "all 2 sequences as independent"),
-        (1, "all 2 sequences as independent; the test has 1 patients, so the truth is less certain"),
+        (1, "all 2 sequences as independent; the test has 1 patient, so the truth is less certain"),
     ],
 )
 def test_counts_say_that_they_know_no_patients(patients: int | None, said: str) -> None:

@@ -198,7 +198,7 @@ def test_micro_batches_are_checked_one_by_one():
     frames, labels = data(of)
     frames[5, 1, 2, 0, 0] = inf
     said = message(model, of, (frames, labels))
-    assert said.startswith("input frames holds values that are not finite, in 1 of 1 sequences, in epoch 1")
+    assert said.startswith("input frames holds values that are not finite, in 1 of 1 sequence, in epoch 1")
 
 
 def test_a_finite_training_reads_no_batch_again():

@@ -25,6 +25,7 @@ from fedpp.errors import UnusableFileError
 from fedpp.imaging import images
 from fedpp.imaging.images import MAX_PIXELS
 from fedpp.imaging.reasons import Reason
+from fedpp.texts import counted
 
 DEFERRED = 4096  # bytes: larger values, such as pixels, are read on access
 MAX_INFLATED = 2**28  # bytes of a deflated file, which pydicom inflates as a whole
@@ -95,7 +96,7 @@ def frames_announced(image: pydicom.Dataset, file: Path) -> int:
     pixels = image.get_item("PixelData", keep_deferred=True)
     held = pixels.length if isinstance(pixels, RawDataElement) else _UNDEFINED
     if count > 1 and count * min_bytes > (file.stat().st_size if held == _UNDEFINED else held):
-        message = f"{file} announces {count} frames and holds fewer pixels: get the whole file again"
+        message = f"{file} announces {counted(count, 'frame')} and holds fewer pixels: get the whole file again"
         raise UnusableFileError(message, Reason.DAMAGED)
     return count
 

@@ -28,6 +28,7 @@ from fedpp.imaging.readers.folders import files_below
 from fedpp.imaging.readers.patient_labels import labelled
 from fedpp.imaging.reasons import Doubt, Reason
 from fedpp.imaging.sequence import DecodedLater, Frame, FrameFile, FrameFiles, ImageSequence, Refuse, refuse
+from fedpp.texts import counted
 
 T = TypeVar("T")
 
@@ -253,7 +254,7 @@ def _opened(file: Path, count: int) -> pydicom.Dataset:
     except DAMAGE as error:
         raise _undecoded(file, image, error) from None
     if held != count:
-        message = f"{file} announces {count} frames and holds {held}: get the whole file again"
+        message = f"{file} announces {counted(count, 'frame')} and holds {held}: get the whole file again"
         raise UnusableFileError(message, Reason.DAMAGED)
     return image
 

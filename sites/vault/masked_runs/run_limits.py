@@ -17,6 +17,7 @@ from fedpp.config.run_config import SPLITS
 from fedpp.errors import DomainMismatchError, FederationError, PolicyError, VaultError
 from fedpp.protocol.run_contract import FRESH, CohortMember, RunContract, certificate_hash
 from fedpp.protocol.run_spec import RunSpec
+from fedpp.texts import counted
 
 from .accepted_contract import ABANDONED, AcceptedContract
 from .run_site import RunSite
@@ -122,8 +123,8 @@ def _require_patients(own: CohortMember, min_patients: int) -> None:
     for split, patients in zip(SPLITS, own.patients, strict=True):
         if 0 < patients < min_patients:
             raise PolicyError(
-                f"split {split} of {own.site} has {patients} patients, and its policy allows no figures of fewer than "
-                f"{min_patients}: ingest with other shares, or set evaluation: min-patients"
+                f"split {split} of {own.site} has {counted(patients, 'patient')}, and its policy allows no figures of "
+                f"fewer than {min_patients}: ingest with other shares, or set evaluation: min-patients"
             )
 
 

@@ -492,7 +492,7 @@ def test_streams_without_a_number_of_frames_are_refused(tmp_path: Path, syntax: 
     image.PixelData = encapsulate([bytes(stream) for stream in streams], has_bot=False)
     image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB", True
     ((sequence,), _, _) = read_dicom(saved(image, tmp_path / "encapsulated.dcm"))
-    with pytest.raises(UnusableFileError, match="announces 1 frames and holds 3"):
+    with pytest.raises(UnusableFileError, match="announces 1 frame and holds 3"):
         loaded([sequence])
     image.NumberOfFrames = 3
     ((sequence,), _, _) = read_dicom(saved(image, tmp_path / "three.dcm"))

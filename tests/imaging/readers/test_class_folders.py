@@ -87,7 +87,7 @@ REFUSED = {
     "names with many images": (many("Meier", "Schulz"), "looks like classes or patients: a few folders of many"),
     "a patient in two splits": (
         ["train/normal/pt1_1.png", "test/normal/pt1_2.png", "test/pneumonia/pt2.png"],
-        "has 1 patients in two of its splits",
+        "has 1 patient in two of its splits",
     ),
     "one class in two cases": (
         ["train/Normal/pt1.png", "test/normal/pt2.png"],

@@ -337,7 +337,7 @@ def test_what_is_missing_of_a_patient_is_lost_and_whole_patients_are_counted(tmp
     sequences, reasons, said = refused_files(tree)
     assert reasons == {"missing, though a table names it": 1, "named by no line of its table": 1}
     assert {s.patient for s in sequences} == tree.patients.keys() - {whole}
-    assert "1 patients of its " in said
+    assert "1 patient of its " in said
     (short,) = (s for s in sequences if s.patient == part)
     assert numbers(short) == tree.patients[part].images[1:]
 

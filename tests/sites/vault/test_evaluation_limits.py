@@ -76,7 +76,7 @@ def test_many_sequences_of_one_patient_are_one_patient(domain: KeyDomain, tmp_pa
         VaultClient(address) as client,
     ):
         assert client.info().sequences["test"] == 10
-        with pytest.raises(VaultError, match="split test has 1 patients, and counts of fewer than 2 are not disclosed"):
+        with pytest.raises(VaultError, match="split test has 1 patient, and counts of fewer than 2 are not disclosed"):
             client.evaluate("test", np.zeros((10, 1, 2)))
 
 
