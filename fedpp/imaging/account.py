@@ -19,21 +19,18 @@ import pydicom
 from fedpp.errors import ConfigError, NoImageError, RawDataError, UnusableFileError
 from fedpp.files import create_exclusively
 from fedpp.imaging.dicom.dicom_file import DAMAGE, quiet
-from fedpp.imaging.images import SUFFIXES, UNREAD_SUFFIXES, begins_as_image
-from fedpp.imaging.readers.dicom_folder import DICOM_SUFFIXES, is_dicom
+from fedpp.imaging.images import begins_as_image
+from fedpp.imaging.readers.dicom_folder import is_dicom
+from fedpp.imaging.readers.file_types import is_named_as_image, reason_unread
 from fedpp.imaging.readers.folders import everything_below, is_hidden, leads_inside
 from fedpp.imaging.readers.layout import Choices, layout_of, read_sequences
 from fedpp.imaging.readers.own_tables import BY_TABLE, own_tables
 from fedpp.imaging.reasons import UNREADABLE, Doubt, Reason
 from fedpp.imaging.sequence import FrameFiles, ImageSequence
-from fedpp.texts import look_alike, printable
+from fedpp.texts import counted, look_alike, printable
 
 CHOICES = Choices()
 COLUMNS = ("outcome", "reason", "path", "patient", "message")
-TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".xls", ".xlsx", ".ods", ".parquet", ".sav", ".dta", ".rdata", ".rds")
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", *COMPRESSED)
-
 DOUBTS = {"two-issuers": Doubt.ISSUERS, "two-birth-dates": Doubt.BIRTH_DATES, "guessed-order": Doubt.ORDER}
 
 
@@ -124,8 +121,9 @@ class Account:
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     def doubts(self) -> dict[str, int]:
-        """Return the number of sequences of each doubt."""
-        return {str(doubt): self._doubts[doubt] for doubt in Doubt if self._doubts[doubt]}
+        """Return the number of sequences of each doubt that is no issue."""
+        others = (doubt for doubt in Doubt if doubt not in DOUBTS.values())
+        return {str(doubt): self._doubts[doubt] for doubt in others if self._doubts[doubt]}
 
     def add_issues(self, counts: Mapping[str, int]) -> None:
         """Add what was found otherwise, by kind of issue."""
@@ -151,11 +149,11 @@ class Account:
         """Return the account as lines for a terminal, without the name of any file or patient."""
         read, lost, passed = (self.count(outcome) for outcome in (Outcome.READ, Outcome.LOST, Outcome.PASSED))
         tables = self.count(Outcome.TABLE)
-        read_too = f" and {tables} table{'s' * (tables != 1)}" if tables else ""
+        read_too = f" and {counted(tables, 'table')}" if tables else ""
         parts = {"lost": self.reasons(Outcome.LOST), "passed over": self.reasons(Outcome.PASSED)}
         parts["sequences"] = self.doubts()
         return [
-            f"account: {read} file{'s' * (read != 1)}{read_too} read, {lost} lost, {passed} passed over",
+            f"account: {counted(read, 'file')}{read_too} read, {lost} lost, {passed} passed over",
             *[f"  {name}: {_listed(reasons)}" for name, reasons in parts.items() if reasons],
         ]
 
@@ -165,11 +163,11 @@ class Account:
         With `skip_unreadable`, those whose content cannot be read are not counted.
         """
         lost = self.reasons(Outcome.LOST)
-        counted = {reason: n for reason, n in lost.items() if not (skip_unreadable and reason in UNREADABLE)}
-        if (total := sum(counted.values())) > most:
-            skipping = "--skip-unreadable or " if counted.keys() <= UNREADABLE else ""
+        counts = {reason: n for reason, n in lost.items() if not (skip_unreadable and reason in UNREADABLE)}
+        if (total := sum(counts.values())) > most:
+            skipping = "--skip-unreadable or " if counts.keys() <= UNREADABLE else ""
             raise RawDataError(
-                f"{total} file{'s' * (total != 1)} would be lost ({_listed(counted)}), --max-lost is {most}: --account "
+                f"{counted(total, 'file')} would be lost ({_listed(counts)}), --max-lost is {most}: --account "
                 f"FILE names them; restore or remove them, or leave them out by {skipping}--max-lost {total}"
             )
 
@@ -210,12 +208,12 @@ class Account:
             return Outcome.PASSED, Reason.HIDDEN
         if not path.is_file():
             return Outcome.PASSED, Reason.NO_FILE
-        if _is_named_as_image(path.name.lower()) or is_dicom(path) or begins_as_image(path):
+        if is_named_as_image(path.name) or is_dicom(path) or begins_as_image(path):
             # in a folder that a table names, all images are meant
             unnamed = layout in BY_TABLE and not (layout == "frames" and path.parent in folders)
             lost = Reason.OTHER_FORM if folders else Reason.REFUSED
             return (Outcome.PASSED, Reason.UNNAMED) if unnamed else (Outcome.LOST, lost)
-        return Outcome.PASSED, _type(path)
+        return Outcome.PASSED, reason_unread(path)
 
     def _link(self, path: Path, layout: str, folders: set[Path]) -> tuple[Outcome, str]:
         if not path.exists():
@@ -267,17 +265,6 @@ def _alike(patients: Iterable[str]) -> int:
     """Return the number of patients whose names differ from another's in case, blanks or Unicode form only."""
     forms = Counter(map(look_alike, patients))
     return sum(count for count in forms.values() if count > 1)
-
-
-def _is_named_as_image(name: str) -> bool:
-    """Return whether a name in lower case is that of an image, perhaps a compressed one."""
-    plain = next((name.removesuffix(suffix) for suffix in COMPRESSED if name.endswith(suffix)), name)
-    return plain.endswith((*SUFFIXES, *UNREAD_SUFFIXES, *DICOM_SUFFIXES))
-
-
-def _type(path: Path) -> Reason:
-    name = path.name.lower()
-    return Reason.UNREAD_TABLE if name.endswith(TABLES) else Reason.ARCHIVE if name.endswith(ARCHIVES) else Reason.OTHER
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -19,6 +19,7 @@ class Reason(StrEnum):
     NO_PATIENT = "without a patient"
     NO_TIME = "without a time, which others of its sequence have"
     REPEATED = "image of a name that another one has"
+    SAME_UID = "with another image's SOPInstanceUID"
     UNKNOWN_TYPE = "named as no known type"
     UNLISTED = "named by no line of its table"
     DANGLING = "link to nothing"

@@ -107,7 +107,7 @@ def _repeated(image: _Image, first: _Image) -> UnusableFileError:
         return NoImageError(message, Reason.COPY)
     other = "other pixels" if image.patient == first.patient else "another patient"
     message = f"{image.file} has the SOPInstanceUID of {first.file} and {other}: keep the right one"
-    return UnusableFileError(message, Reason.REPEATED)
+    return UnusableFileError(message, Reason.SAME_UID)
 
 
 @quiet()

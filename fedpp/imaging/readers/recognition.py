@@ -13,6 +13,7 @@ from fedpp.imaging.readers.breakhis import is_breakhis
 from fedpp.imaging.readers.chexpert import is_chexpert, named_as_chexpert
 from fedpp.imaging.readers.class_folders import has_class_levels, require_patients, resemblance
 from fedpp.imaging.readers.dicom_folder import is_dicom
+from fedpp.imaging.readers.file_types import is_named_as_table
 from fedpp.imaging.readers.folders import files_below
 from fedpp.imaging.readers.frame_folders import COLUMNS, INDEX
 from fedpp.imaging.readers.manifest_table import MANIFEST
@@ -20,8 +21,6 @@ from fedpp.imaging.readers.mimic_cxr import is_mimic_cxr
 from fedpp.imaging.readers.nih_chestxray14 import is_nih_chestxray14, named_as_nih
 from fedpp.imaging.readers.patient_labels import LABELS
 from fedpp.imaging.tables import header, is_file
-
-_TABLES = {".csv", ".tsv", ".gz", ".xls", ".xlsx", ".ods"}  # suffixes of tables and spreadsheets
 
 
 def recognised(raw: Path) -> str:
@@ -107,7 +106,7 @@ class _Folder:
                 f"{raw} looks like {like}: say --layout class-folders if folders are classes, --layout images if each "
                 "is a patient, or write a manifest.csv"
             )
-        unread = [file.name for file in self.files if file.parent == raw and file.suffix.lower() in _TABLES]
+        unread = [file.name for file in self.files if file.parent == raw and is_named_as_table(file.name)]
         if images and unread:
             raise RawDataError(
                 f"{raw} has {', '.join(unread)}, of which no layout knows the columns: make it labels.csv or "

@@ -211,7 +211,7 @@ def test_one_name_of_other_pixels_or_patients_is_lost(tmp_path: Path):
     sequences, refused = refusals_of(tmp_path)
     assert [names(sequence) for sequence in sequences] == [["a.dcm"]]
     reasons = {name: (error.reason, isinstance(error, NoImageError)) for name, error in refused.items()}
-    copy, lost = (Reason.COPY, True), (Reason.REPEATED, False)
+    copy, lost = (Reason.COPY, True), (Reason.SAME_UID, False)
     assert reasons == {
         "b_same_pixels.dcm": copy,
         "c_same_pixels_in_rle.dcm": copy,

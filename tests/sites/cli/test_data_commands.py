@@ -241,7 +241,7 @@ def test_unreadable_and_unlabelled_are_skipped_on_request(folder: Path, tmp_path
     out = ("--out", tmp_path / "dicom", "--account", tmp_path / "account.csv")
     refused = site("ingest", raw, *keys(folder), *SMALL, *out, check=1)
     *account, line = refused.stderr.splitlines()
-    why = "6 without a patient, 2 damaged or cut, 1 image of a name that another one has"
+    why = "6 without a patient, 2 damaged or cut, 1 with another image's SOPInstanceUID"
     assert f"9 files would be lost ({why}), --max-lost is 0: --account" in line
     assert account[0] == "account: 20 files read, 9 lost, 15 passed over"
     assert not refused.stdout
@@ -261,7 +261,7 @@ def test_unreadable_and_unlabelled_are_skipped_on_request(folder: Path, tmp_path
     assert summary["account"]["lost"] == {
         "without a patient": 6,
         "damaged or cut": 2,
-        "image of a name that another one has": 1,
+        "with another image's SOPInstanceUID": 1,
     }
     assert "account: 20 files read, 9 lost, 15 passed over\n  lost: 6 without a patient" in done.stderr
     assert not [path.name for path in raw.glob("*.dcm") if path.stem in done.stdout + done.stderr + only]
