@@ -77,7 +77,7 @@ def evaluate(
         chosen_on = zip(predictor.predictions("validation"), tested, strict=True)
         points = [exact_operating_point(*pair, sensitivity) for pair in chosen_on]
     assessed = predictor.assessed(tested, points)
-    what = {"split": split, "examples": len(predictor.names(split)), "patients": predictor.patients(split)}
+    examples, patients = len(predictor.names(split)), predictor.patients(split)
     made = together(assessed) if predictor.multi_label else assessed[0].to_mapping()
     if as_json:
         for of_one, own in zip(tested, made["findings"].values() if predictor.multi_label else [made], strict=True):
@@ -85,9 +85,9 @@ def evaluate(
             own["curves"] = curves and curves.to_mapping()
             if sensitivity is not None:
                 own.setdefault("operating_point", None)
-        print(json.dumps({**what, **made}))
+        print(json.dumps({"split": split, "examples": examples, "patients": patients, **made}))
         return 0
-    print(f"split {split}: {counted(what['examples'], 'sequence')} of {counted(what['patients'], 'patient')}")
+    print(f"split {split}: {counted(examples, 'sequence')} of {counted(patients, 'patient')}")
     for shown, point in zip(assessed, points, strict=True):
         print("\n".join(shown.lines()))
         if sensitivity is not None and point is None:
