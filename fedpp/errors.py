@@ -57,12 +57,11 @@ class RawDataError(FedppError):
 class UnusableFileError(RawDataError):
     """One file or folder of the raw data cannot be used; its message names it, its `reason` does not."""
 
-    def __init__(self, message: str, reason: str) -> None:
-        """Take the message for the secret zone, and the kind of fault, which may be shown anywhere."""
+    def __init__(self, message: str, reason: str, patient: str = "") -> None:
+        """Take message and patient, if known, for the secret zone, and the kind of fault, which may be shown."""
         super().__init__(message)
-        self.reason = reason
-        self.path: Path | None = None  # of the file, and its patient's identifier, where they are known
-        self.patient = ""
+        self.reason, self.patient = reason, patient
+        self.path: Path | None = None  # of the file, where it is known
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, str], dict[str, Any]]:
         """Return what makes the error anew in another process: workers read images, too."""

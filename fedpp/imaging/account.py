@@ -8,23 +8,20 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import pydicom
-
 from fedpp.errors import ConfigError, NoImageError, RawDataError, UnusableFileError
 from fedpp.files import create_exclusively
-from fedpp.imaging.dicom.dicom_file import DAMAGE, quiet
 from fedpp.imaging.images import begins_as_image
 from fedpp.imaging.readers.dicom_folder import is_dicom
 from fedpp.imaging.readers.file_types import is_named_as_image, reason_unread
 from fedpp.imaging.readers.folders import everything_below, is_hidden, leads_inside
 from fedpp.imaging.readers.layout import Choices, layout_of, read_sequences
 from fedpp.imaging.readers.own_tables import BY_TABLE, own_tables
+from fedpp.imaging.readers.patient_of_file import patient_finder
 from fedpp.imaging.reasons import UNREADABLE, Doubt, Reason
 from fedpp.imaging.sequence import FrameFiles, ImageSequence
 from fedpp.texts import counted, look_alike, printable
@@ -32,6 +29,8 @@ from fedpp.texts import counted, look_alike, printable
 CHOICES = Choices()
 COLUMNS = ("outcome", "reason", "path", "patient", "message")
 DOUBTS = {"two-issuers": Doubt.ISSUERS, "two-birth-dates": Doubt.BIRTH_DATES, "guessed-order": Doubt.ORDER}
+
+_NO_IMAGE = frozenset((Reason.HIDDEN, Reason.NO_FILE, Reason.UNREAD_TABLE, Reason.ARCHIVE, Reason.OTHER))
 
 
 class Outcome(StrEnum):
@@ -90,9 +89,11 @@ class Account:
             self._doubts.update(set(sequence.doubts))
             for path in _files(sequence):
                 self._entries.setdefault(path, Entry(Outcome.READ, patient=sequence.patient))
+        known = {path: entry.patient for path, entry in self._entries.items() if entry.patient}
+        patient_of = patient_finder(self._raw, layout, known)
         for path, entry in self._entries.items():
-            if entry.outcome == Outcome.LOST and not entry.patient:
-                self._entries[path] = replace(entry, patient=_patient(path, self._raw, layout))
+            if not entry.patient:
+                self._entries[path] = replace(entry, patient=patient_of(path))
         folders = {path.parent for path, entry in self._entries.items() if entry.outcome == Outcome.READ}
         if not self._raw.is_dir():
             return
@@ -100,7 +101,12 @@ class Account:
         self._entries = tables | self._entries
         for path in everything_below(self._raw, self):
             if path not in self._entries:
-                self._entries[path] = self._other(path, layout, folders)
+                entry = self._other(path, layout, folders)
+                patient = "" if entry.reason in _NO_IMAGE else patient_of(path)
+                self._entries[path] = replace(entry, patient=patient)
+        for folder in self._without_image() if layout not in BY_TABLE else ():
+            message = f"{folder} holds no image: is it a patient's?"
+            self._entries[folder] = Entry(Outcome.PASSED, Reason.EMPTY, message, patient_of(folder))
 
     def leave_out(self, before: Iterable[ImageSequence], after: Iterable[ImageSequence]) -> None:
         """Record the files that only the sequences before a choice of the user had."""
@@ -190,6 +196,13 @@ class Account:
             require_new(path)
             raise ConfigError(f"cannot write {path}: {error.strerror}: choose another --account") from None
 
+    def _without_image(self) -> list[Path]:
+        """Return the folders in the folder that is read in which no file is an image."""
+        images = [path for path, entry in self._entries.items() if entry.reason not in _NO_IMAGE]
+        full = {above for path in images for above in (path, *path.parents)}
+        folders = [path for path in self._raw.iterdir() if path.is_dir() and not path.is_symlink()]
+        return [path for path in folders if path not in full and not is_hidden(path.name)]
+
     def _relative(self, path: Path) -> str:
         return path.relative_to(self._raw).as_posix() if self._raw in path.parents else str(path)
 
@@ -246,19 +259,6 @@ def read_accounted(raw: Path, layout: str = "auto", choices: Choices = CHOICES) 
 
 def _files(sequence: ImageSequence) -> list[Path]:
     return [file.path for file in sequence.frames.files] if isinstance(sequence.frames, FrameFiles) else []
-
-
-def _patient(path: Path, root: Path, layout: str) -> str:
-    """Return the patient of a file that cannot be used, as far as its folder or its header tells, or ""."""
-    if layout == "images" and root in path.parents:
-        first, *below = path.relative_to(root).parts
-        return first if below or path.is_dir() else ""
-    if layout == "dicom":
-        with quiet(), suppress(*DAMAGE):  # also for what may not be looked at
-            if path.is_file():
-                tags = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=["PatientID"])
-                return str(tags.get("PatientID") or "").strip()
-    return ""
 
 
 def _alike(patients: Iterable[str]) -> int:

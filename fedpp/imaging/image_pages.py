@@ -81,7 +81,7 @@ def _stack(image: Image.Image) -> int:
     tags = image.tag_v2
     count = _described(str(tags.get(_DESCRIPTION, "")), image.width * image.height * len(image.getbands()))
     starts, lengths = tags.get(STRIPOFFSETS, ()), tags.get(STRIPBYTECOUNTS, ())
-    if tags.get(COMPRESSION, 1) != 1 or not starts:
+    if tags.get(COMPRESSION, 1) != 1 or not (starts and lengths):
         return 0
     return count if min(starts) + count * sum(lengths) <= image.fp.seek(0, SEEK_END) else 0
 

@@ -36,6 +36,16 @@ def refuse(path: Path, error: UnusableFileError) -> None:
         raise error
 
 
+def naming(patient_of: Callable[[Path], str], refuse: Refuse) -> Refuse:
+    """Return a handler that hands each error on to `refuse` with the patient of its path."""
+
+    def named(path: Path, error: UnusableFileError) -> None:
+        error.patient = error.patient or patient_of(path)
+        refuse(path, error)
+
+    return named
+
+
 @dataclass(frozen=True, slots=True)
 class ImageSequence:
     """One patient's sequence; frames may differ in size. Its repr shows neither identifiers nor pixels.

@@ -15,9 +15,10 @@ from PIL import Image
 from raw_images import write_images, write_table
 
 from fedpp.errors import ConfigError, RawDataError
-from fedpp.imaging.account import COLUMNS, Account, Outcome, read_accounted
+from fedpp.imaging.account import CHOICES, COLUMNS, Account, Outcome, read_accounted
 from fedpp.imaging.readable import readable
-from fedpp.imaging.readers.layout import layout_of, read_sequences
+from fedpp.imaging.readers.chexpert import COLUMNS as COLUMNS_OF_CHEXPERT
+from fedpp.imaging.readers.layout import Choices, layout_of, read_sequences
 from fedpp.imaging.reasons import Reason
 
 PATIENTS = ("p", "q", "r")
@@ -268,6 +269,89 @@ def test_simulations_lose_nothing_in_silence(layout: str, tmp_path: Path):
     with pytest.raises(RawDataError, match=r"^1 file would be lost \(1 link to nothing\)") as lost:
         read_accounted(root, layout)
     assert "2.png" not in str(lost.value)
+
+
+CHEXPERT, MIMIC, NIH = "patient{0:05}/study1/view1_frontal", "files/p10/p1000000{0}/s5000000{0}/{0}{0}", "{0:08}_000"
+NAMES = {  # of the images of patients 1 to 3 in each layout, and of the patients
+    "images": ("p{0}/1", "p{0}"),
+    "frames": ("s{0}/1", "p{0}"),
+    "manifest": ("all/{0}", "p{0}"),
+    "chexpert": (CHEXPERT, "patient{0:05}"),
+    "mimic-cxr": (MIMIC, "1000000{0}"),
+    "nih-chestxray14": (f"images/{NIH}", "{0}"),
+    "breakhis": ("SOB_B_TA-14-{0}-40-001", "14-{0}"),
+    "class-folders": ("benign/patient{0}_1", "patient{0}"),
+    "class-folders by folder": ("benign/{0}/1", "{0}"),
+}
+TABLES = {  # of each: name, header, and row of a patient
+    "frames": ("index.csv", "sequence,patient,label", "s{0},p{0},a"),
+    "manifest": ("manifest.csv", "path,patient,label", "all/{0}.png,p{0},a"),
+    "chexpert": ("train.csv", ",".join(COLUMNS_OF_CHEXPERT), CHEXPERT + ".png,Frontal" + 14 * ","),
+    "mimic-cxr": (
+        "mimic-cxr-2.0.0-metadata.csv",
+        "dicom_id,subject_id,study_id,StudyDate,StudyTime,ViewPosition",
+        "{0}{0},1000000{0},5000000{0},21800101,0,PA",
+    ),
+    "nih-chestxray14": (
+        "Data_Entry_2017.csv",
+        "Image Index,Finding Labels,Follow-up #,Patient ID",
+        f"{NIH}.png,No Finding,0,{{0}}",
+    ),
+}
+LOSSES: dict[str, Callable[[Path], object]] = {
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:60]),
+    "empty": lambda file: file.write_bytes(b""),
+    "of another format": lambda file: file.rename(file.with_suffix(".heic")),
+    "without suffix": lambda file: file.rename(file.with_suffix("")),
+    "compressed": lambda file: file.rename(file.with_suffix(".png.gz")),
+    "a link to nothing": lambda file: (file.unlink(), file.symlink_to("gone")),
+    "gone": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("layout", NAMES)
+def test_each_lost_patient_is_named(layout: str, loss: str, tmp_path: Path):
+    """Patients in are patients out and patients named, in every layout, whatever became of the only image of one."""
+    (name, patient), layout = NAMES[layout], layout.partition(" ")[0]
+    root = tmp_path / "raw"
+    for number in (1, 2, 3):
+        png(root, f"{name.format(number)}.png")
+    if layout == "class-folders":
+        png(root, f"{name.format(4).replace('benign', 'malignant')}.png")
+    if layout in TABLES:
+        table, header, row = TABLES[layout]
+        (root / table).write_text("\n".join([header, *(row.format(number) for number in (1, 2, 3))]))
+    LOSSES[loss](root / f"{name.format(2)}.png")
+    account = Account(root)
+    sequences, recognised = read_sequences(
+        root, layout, Choices(views="all") if layout == "mimic-cxr" else CHOICES, account
+    )
+    sequences = readable(sequences, account)
+    account.close(sequences, layout)
+    account.write(tmp_path / "account.csv")
+    rows = list(csv.DictReader((tmp_path / "account.csv").read_text().splitlines()))
+    named = {row["patient"] for row in rows if row["outcome"] != "read"}
+    read = {sequence.patient for sequence in sequences}
+    assert patient.format(2) not in read
+    assert {patient.format(number) for number in (1, 3)} <= read
+    known = loss != "gone" or layout in {"images", "frames", "manifest", "chexpert"}
+    if known:
+        assert patient.format(2) in named
+    elif layout in TABLES:
+        assert "1 patients" in recognised
+    assert named <= {patient.format(2), ""}
+
+
+@pytest.mark.parametrize("layout", ["dicom", "images"])
+def test_a_folder_without_an_image_is_counted(layout: str, tmp_path: Path):
+    """A patient's folder that was not copied, or has a report alone, is passed over with its name."""
+    root = write(tmp_path / "raw", layout)
+    (root / "s" / "below").mkdir(parents=True)
+    touch(root, "t/report.pdf")
+    account = accounted(root)
+    assert account.counts()["passed_over"] == {Reason.EMPTY: 2, Reason.OTHER: 1}
+    assert [account.entries[root / name].patient for name in "st"] == (["s", "t"] if layout == "images" else ["", ""])
 
 
 def test_tables_of_chexpert(tmp_path: Path):

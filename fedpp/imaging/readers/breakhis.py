@@ -75,6 +75,12 @@ def is_breakhis(files: Iterable[Path]) -> bool:
     return any(_NAME.fullmatch(file.stem) and is_image(file) for file in files)
 
 
+def slide_of(file: Path) -> str:
+    """Return the slide, which is the patient, that a file's name tells; "" for another name."""
+    name = _NAME.match(file.name)
+    return name[2] if name else ""
+
+
 def _images(root: Path, refuse: Refuse) -> list[_Image]:
     """Return the images below `root`; other files are ignored."""
     images: dict[tuple[str, str, int, int], _Image] = {}

@@ -27,6 +27,7 @@ from fedpp.imaging.tables import NO_IMAGE, file_inside, header, is_file, read_ta
 PATH, VIEW = "Path", "Frontal/Lateral"
 COLUMNS = (PATH, VIEW, *FINDINGS)
 _PATH = re.compile(r"(?:.*/)?(patient[0-9]+)/study([0-9]{1,9})/view([0-9]{1,9})([^/]*)", re.DOTALL)
+_PATIENT = re.compile("patient[0-9]+")
 _PROJECTION = re.compile(r"_(frontal|lateral)\.[^.]+", re.IGNORECASE)  # end of a file's name
 
 
@@ -67,6 +68,11 @@ def is_chexpert(root: Path) -> bool:
 def named_as_chexpert(files: Iterable[Path]) -> bool:
     """Tell whether any image is named as CheXpert names its images, whatever its tables are."""
     return any(is_image(file) and _PATH.fullmatch(file.as_posix()) for file in files)
+
+
+def patient_in(path: Path) -> str:
+    """Return the patient whom a folder of a path names, or ""."""
+    return next((part for part in reversed(path.parts) if _PATIENT.fullmatch(part)), "")
 
 
 def _tables(root: Path) -> list[Path]:

@@ -6,14 +6,15 @@ name, such as patient12 or person_7; where neither is there, each image counts a
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from fedpp.errors import RawDataError
+from fedpp.errors import RawDataError, UnusableFileError
 from fedpp.imaging.readers.folders import files_below
 from fedpp.imaging.readers.image_files import doubts_of, frame_files, images_among, in_order
-from fedpp.imaging.sequence import FrameFiles, ImageSequence, Refuse, refuse
+from fedpp.imaging.sequence import FrameFiles, ImageSequence, Refuse, naming, refuse
 from fedpp.imaging.splits import UNDIVIDED
 from fedpp.texts import counted, look_alike
 
@@ -70,8 +71,14 @@ def read_class_folders(root: Path, refuse: Refuse = refuse) -> tuple[list[ImageS
     header cannot be read, go to `refuse`, and are skipped if that returns. Raises `RawDataError` for images outside of
     folders of classes, and for a patient in two splits.
     """
-    files = _images(root, refuse)
+    unread: list[tuple[Path, UnusableFileError]] = []
+    files = images_among(files_below(root, record := lambda *refused: unread.append(refused)), record)
     levels = _levels(_parts(root, files), known=True) or _levels(_parts(root, files), known=False)
+    refuse = naming(patient_finder(root, files), refuse)
+    for path, error in unread:
+        refuse(path, error)
+    if not files:
+        raise RawDataError(f"{root} holds no image")
     if levels is None:
         raise RawDataError(f"{root} has no folder for each class with all images in them: write a manifest.csv")
     images = [_image(root, levels, file) for file in files]
@@ -133,12 +140,10 @@ def resemblance(root: Path, files: Iterable[Path]) -> str | None:
     return "classes or patients: a few folders of many images each, without numbers in their names"
 
 
-def _images(root: Path, refuse: Refuse) -> list[Path]:
-    """Return the images below `root`."""
-    images = images_among(files_below(root, refuse), refuse)
-    if not images:
-        raise RawDataError(f"{root} holds no image")
-    return images
+def patient_finder(root: Path, files: Iterable[Path]) -> Callable[[Path], str]:
+    """Return the function from a path to the patient that its folder or name tells, or to ""; `files` are images."""
+    parts = _parts(root, files)
+    return partial(_patient, root, _levels(parts, known=True) or _levels(parts, known=False))
 
 
 def _parts(root: Path, files: Iterable[Path]) -> list[tuple[str, ...]]:
@@ -178,6 +183,15 @@ def _image(root: Path, levels: _Levels, file: Path) -> _Image:
         return _Image(file, parts[levels.label], split, parts[levels.patient])
     patient = re.sub("[ _-]", "", named[1].casefold()) if named else "/".join(parts)
     return _Image(file, parts[levels.label], split, patient, alone=named is None)
+
+
+def _patient(root: Path, levels: _Levels | None, path: Path) -> str:
+    """Return the patient of a file or folder that is not read, "" if nothing names one."""
+    try:
+        image = _image(root, levels, path) if levels else None
+    except LookupError:  # a folder above those of patients, or of another split
+        return ""
+    return image.patient if image and not image.alone else ""
 
 
 def _splits(root: Path, images: Iterable[_Image]) -> dict[str, str]:

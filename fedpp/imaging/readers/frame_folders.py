@@ -4,6 +4,7 @@ A frame folder is named by `sequence`; its images are ordered by the numbers in 
 optional column `time` is for several folders of one sequence: folders `sequence/time`, in the order of time.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
@@ -15,7 +16,7 @@ from fedpp.imaging.natural_order import is_day_first, natural, order_is_a_guess
 from fedpp.imaging.readers.folders import files_in
 from fedpp.imaging.readers.image_files import doubts_of, frame_files, images_among, in_order
 from fedpp.imaging.reasons import Doubt, Reason
-from fedpp.imaging.sequence import FrameFiles, ImageSequence, Refuse, refuse
+from fedpp.imaging.sequence import FrameFiles, ImageSequence, Refuse, naming, refuse
 from fedpp.imaging.tables import file_inside, is_folder, read_table
 
 INDEX = "index.csv"
@@ -43,8 +44,9 @@ def read_frame_folders(folder: Path, refuse: Refuse = refuse) -> list[ImageSeque
     """
     sequences = []
     for sequence, parts in _grouped(_rows(folder / INDEX)).items():
-        by_part = [_images(folder, part, len(parts), refuse) for part in parts]
-        frames = FrameFiles(frame_files([file for images in by_part for file in images], refuse))
+        named = naming(_only(parts[0].patient), refuse)
+        by_part = [_images(folder, part, len(parts), named) for part in parts]
+        frames = FrameFiles(frame_files([file for images in by_part for file in images], named))
         if frames:
             first, doubts = parts[0], _doubts(parts, by_part)
             sequences.append(ImageSequence(sequence, first.patient, first.label, frames, doubts=doubts))
@@ -88,6 +90,10 @@ def _grouped(rows: list[_Part]) -> dict[str, list[_Part]]:
             message = f"{INDEX} gives parts of one sequence no time, or one like 31.12.2026, lines {lines}"
             raise RawDataError(f"{message}: write all of its times like 2026-12-31")
     return {sequence: sorted(parts, key=lambda part: natural(part.time)) for sequence, parts in groups.items()}
+
+
+def _only(patient: str) -> Callable[[Path], str]:
+    return lambda _: patient
 
 
 def _doubts(parts: list[_Part], by_part: list[list[Path]]) -> tuple[Doubt, ...]:

@@ -109,6 +109,12 @@ def read_mimic_cxr(
     return sequences, _remark(tables, absent)
 
 
+def subject_in(path: Path) -> str:
+    """Return the subject whom a folder of a path names, the last one of p10/p10000032, or ""."""
+    found = [name for part in path.parts if (name := re.fullmatch("p([0-9]{1,9})", part))]
+    return str(int(found[-1][1])) if found else ""
+
+
 def _places(root: Path, files: Iterable[Path], refuse: Refuse) -> dict[str, _Place]:
     """Return the images below `root` by their `dicom_id`."""
     places: dict[str, _Place] = {}
@@ -195,7 +201,7 @@ def _shots(
             shots[name] = _Shot(_days(where, row), row["ViewPosition"].upper().split()[:1] in _FRONTAL)
         elif subject in here:
             missing = f"{where}: dicom_id names no image below {root}: restore it or remove the line"
-            refuse(root / f"{name}.jpg", UnusableFileError(missing, Reason.MISSING))
+            refuse(root / f"{name}.jpg", UnusableFileError(missing, Reason.MISSING, str(subject)))
         else:
             absent.add(subject)
     for name in sorted(places.keys() - shots):

@@ -60,6 +60,12 @@ def named_as_nih(files: Iterable[Path]) -> bool:
     return bool(images) and all(_NAME.fullmatch(file.stem) for file in images)
 
 
+def patient_named(file: Path) -> str:
+    """Return the patient whom an image's name tells, or ""."""
+    name = _NAME.match(file.name)
+    return str(int(name[1])) if name else ""
+
+
 def read_nih_chestxray14(
     root: Path, *, target: str = "Pleural Effusion", refuse: Refuse = refuse
 ) -> tuple[list[ImageSequence], str]:
@@ -86,7 +92,7 @@ def read_nih_chestxray14(
             patients.setdefault(str(patient), []).append(view)
         else:
             missing.setdefault(str(patient), []).append((where, name))
-    _refuse_missing(root, [line for patient in patients for line in missing.get(patient, ())], refuse)
+    _refuse_missing(root, {patient: missing[patient] for patient in patients if patient in missing}, refuse)
     _refuse_unlisted(table, [files[name] for name in sorted(files.keys() - named)], refuse)
     sequences = sequences_of(root, patients, "all", refuse)
     splits = _splits(root, {patient: [view.file for view in views] for patient, views in patients.items()})
@@ -143,10 +149,11 @@ def _label(where: str, text: str, findings: tuple[str, ...]) -> Label | None:
     return label_of(states, findings)
 
 
-def _refuse_missing(root: Path, lines: Iterable[tuple[str, str]], refuse: Refuse) -> None:
-    for where, name in lines:
-        missing = f"{where}: {IMAGE} names no file below {root}: restore it or remove the line"
-        refuse(root / f"{name}.png", UnusableFileError(missing, Reason.MISSING))
+def _refuse_missing(root: Path, lines: Mapping[str, Iterable[tuple[str, str]]], refuse: Refuse) -> None:
+    for patient, of_patient in lines.items():
+        for where, name in of_patient:
+            missing = f"{where}: {IMAGE} names no file below {root}: restore it or remove the line"
+            refuse(root / f"{name}.png", UnusableFileError(missing, Reason.MISSING, patient))
 
 
 def _refuse_unlisted(table: Path, files: Iterable[Path], refuse: Refuse) -> None:
