@@ -42,6 +42,10 @@ class Parser(argparse.ArgumentParser):
         """Return the options by each of their spellings."""
         return {spelling: action for action in self._actions for spelling in action.option_strings}
 
+    def takes_several(self) -> bool:
+        """Tell whether any number of positional arguments may be given."""
+        return any(action.nargs == "*" for action in self._actions if not action.option_strings)
+
     def positional_choices(self) -> list[str]:
         """Return the choices of all positional arguments."""
         return [str(choice) for action in self._actions if not action.option_strings for choice in action.choices or ()]
@@ -128,7 +132,11 @@ class Program:
         parser, commands = self.parsers(*arguments[:1])
         chosen = commands.get(arguments[0], parser) if arguments else parser
         chosen.require_known(arguments[1:] if chosen is not parser else arguments[:1])
-        options, rest = parser.parse_known_args(arguments)
+        if chosen.takes_several():  # argparse's own way would find none of them after an option
+            options, rest = chosen.parse_known_intermixed_args(arguments[1:])
+            options.command = arguments[0]
+        else:
+            options, rest = parser.parse_known_args(arguments)
         if rest:
             chosen.error(f"unrecognized arguments: {' '.join(rest)}")
         return vars(options)

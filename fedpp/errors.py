@@ -14,6 +14,7 @@
     ├── ModelError              a model file is damaged or does not fit its specification
     │   └── UpdateCheckError    an update or a new model is outside the bounds of the update check
     ├── VaultError              the vault cannot be reached, or refused
+    │   └── LogInUseError       another process writes to the same audit log
     ├── PolicyError             a site's policy does not allow it
     ├── MaskError               a masked update was altered, or does not fit its round
     └── FederationError         the federation cannot continue: too few sites, a bad reply
@@ -91,6 +92,10 @@ class UpdateCheckError(ModelError):
 
 class VaultError(FedppError):
     """The vault cannot be reached, or refused."""
+
+
+class LogInUseError(VaultError):
+    """Another process writes to the same audit log."""
 
 
 class PolicyError(FedppError):

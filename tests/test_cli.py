@@ -128,6 +128,28 @@ def test_wrong_usage_names_the_command_and_what_was_meant(
     assert capsys.readouterr() == ("", f"{line} (--help lists what it takes)\n")
 
 
+@pytest.mark.parametrize(
+    "arguments", [["a", "b", "--epochs", "1"], ["a", "--epochs", "1", "b"], ["--epochs", "1", "a", "b"]]
+)
+def test_any_number_of_arguments_may_stand_around_options(arguments: list[str], monkeypatch: pytest.MonkeyPatch):
+    """Argparse's own way finds those before the first option alone."""
+    module, given = ModuleType("commands"), []
+
+    def add_names_arguments(to: argparse.ArgumentParser) -> None:
+        to.add_argument("first")
+        to.add_argument("others", nargs="*")
+        to.add_argument("--epochs", required=True)
+
+    module.names, module.add_names_arguments = lambda **options: given.append(options) or 0, add_names_arguments
+    monkeypatch.setitem(sys.modules, "ours.commands", module)
+    program = Program("ours", "ours", "A program.", {"names": Command("commands:names", "Run.")})
+    assert program.run(["names", *arguments]) == 0
+    assert given == [{"first": "a", "others": ["b"], "epochs": "1"}]
+    for missing in (["names", "--epochs", "1"], ["names", "a"]):
+        with pytest.raises(SystemExit):
+            program.run(missing)
+
+
 def test_no_option_is_abbreviated(ending_with):
     """The parsers themselves take whole options alone."""
     with pytest.raises(SystemExit):

@@ -42,7 +42,7 @@ def prepare(sequence: ImageSequence, frames: int, height: int, width: int, chann
         raise ConfigError(f"a prepared sequence has 1 channel or 3, got {channels}")
     if min(frames, height, width) < 1:
         raise ConfigError(f"a prepared sequence needs sizes of at least 1, got {frames} x {height} x {width}")
-    wanted = _chosen(len(sequence.frames), frames)  # the others are not read
+    wanted = chosen_frames(len(sequence.frames), frames)  # the others are not read
     source = sequence.frames
     coloured = channels > 1
     read = source.take(wanted, colour=coloured) if isinstance(source, FrameFiles) else [source[i] for i in wanted]
@@ -63,7 +63,7 @@ def gaps(sequence: ImageSequence, frames: int) -> Values:
     """
     if sequence.times is None:
         raise RawDataError("a sequence has no times, so there are no gaps between its frames: ingest without --gaps")
-    times = np.array(sequence.times)[_chosen(len(sequence.frames), frames)]
+    times = np.array(sequence.times)[chosen_frames(len(sequence.frames), frames)]
     days = np.diff(times, prepend=times[:1])
     logarithms: Values = np.log1p(np.maximum(days, 0.0)) / np.log1p(DAYS_A_YEAR)
     return logarithms
@@ -76,7 +76,8 @@ def pad(values: Values, frames: int) -> Values:
     return padded
 
 
-def _chosen(length: int, frames: int) -> list[int]:
+def chosen_frames(length: int, frames: int) -> list[int]:
+    """Return the indices of at most `frames` of a sequence's frames, evenly, with the first and the last."""
     if length <= frames:
         return list(range(length))
     chosen: list[int] = np.rint(np.linspace(0, length - 1, frames)).astype(int).tolist()

@@ -12,6 +12,8 @@
     site.request         the site's public keys                                everybody
     members/*.request    the other members' public keys, at the domain CA      everybody
 
+Vault and `fedpp-site lookup` add files that change: runs/, lookups.log.
+
 A new hospital starts with a folder of `secret/site.key` and `site.request` only.
 """
 

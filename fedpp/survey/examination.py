@@ -221,7 +221,7 @@ class _Examination:
                 sizes.append((height, width))
                 blank += bool(frame.min() == frame.max())
                 if position in wanted:
-                    thumbnails.append(_thumbnail(frame))
+                    thumbnails.append(thumbnail(frame))
                 yield frame
 
         dicom = is_dicom(file.path)
@@ -261,11 +261,11 @@ def _shown(labels: Sequence[Label | None]) -> list[int]:
     return sorted([*firsts, *(others[place] for place in places)])
 
 
-def _thumbnail(frame: Frame) -> bytes:
-    """Return a PNG, from black for the darkest pixel to white for the brightest."""
+def thumbnail(frame: Frame, side: int = THUMBNAIL) -> bytes:
+    """Return a PNG of at most `side` pixels, from black for the darkest pixel to white for the brightest."""
     low, high = float(frame.min()), float(frame.max())
     shown = Image.fromarray(((frame - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8))
-    shown.thumbnail((THUMBNAIL, THUMBNAIL))
+    shown.thumbnail((side, side))
     buffer = BytesIO()
     shown.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

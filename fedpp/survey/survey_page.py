@@ -26,22 +26,29 @@ _BARS = 12
 _LETTERS = 28  # of a label under a bar
 
 
-def require_new(path: Path, *, overwrite: bool) -> None:
-    """Raise `ConfigError` before work starts if a page exists and must not be replaced, or cannot be written."""
+def require_new(path: Path, *, overwrite: bool, option: str = "--out") -> None:
+    """Raise `ConfigError` before work starts if a page exists and must not be replaced, or cannot be written.
+
+    `option` names the page on the command line.
+    """
     if os.path.lexists(path) and not overwrite:
         raise ConfigError(f"{path} exists: choose another name, or replace it with --overwrite")
     if path.parent.exists() and not os.access(path.parent, os.W_OK | os.X_OK):
-        raise ConfigError(f"cannot write {path}: its folder is not yours to write in: choose another --out")
+        raise ConfigError(f"cannot write {path}: its folder is not yours to write in: choose another {option}")
 
 
 def write(path: Path, survey: Survey, *, overwrite: bool = False) -> None:
     """Write the page, mode 0600; raise `ConfigError` if it exists and must not be replaced."""
-    content = render(survey).encode()
+    write_page(path, render(survey), overwrite=overwrite)
+
+
+def write_page(path: Path, page: str, *, overwrite: bool, option: str = "--out") -> None:
+    """Write a page of the secret zone as `write` does."""
     try:
-        (replace if overwrite else create_exclusively)(path, content)
+        (replace if overwrite else create_exclusively)(path, page.encode())
     except OSError as error:
-        require_new(path, overwrite=overwrite)
-        raise ConfigError(f"cannot write {path}: {error.strerror}: choose another --out") from None
+        require_new(path, overwrite=overwrite, option=option)
+        raise ConfigError(f"cannot write {path}: {error.strerror}: choose another {option}") from None
 
 
 def render(survey: Survey) -> str:
@@ -100,11 +107,13 @@ def _facts(survey: Survey) -> dict[str, str]:
 
 def _sample(shown: Thumbnails) -> dict[str, Any]:
     places = {1: ("only",), 2: ("first", "last")}.get(len(shown.images), ("first", "middle", "last"))
-    images = [
-        {"uri": f"data:image/png;base64,{b64encode(image).decode()}", "place": place}
-        for image, place in zip(shown.images, places, strict=True)
-    ]
+    images = [{"uri": data_uri(image), "place": place} for image, place in zip(shown.images, places, strict=True)]
     return {"label": shown.label, "path": shown.path, "frames": shown.frames, "images": images}
+
+
+def data_uri(png: bytes) -> str:
+    """Return a picture as an address that holds it, so that a page loads nothing."""
+    return f"data:image/png;base64,{b64encode(png).decode()}"
 
 
 def _charts(survey: Survey) -> dict[str, Markup | None]:

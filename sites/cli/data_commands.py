@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from fedpp.ingest.ingestion import IngestSummary
 
 
-def _add_raw(to: argparse.ArgumentParser) -> None:
+def add_raw(to: argparse.ArgumentParser) -> None:
+    """Add the raw data, and the options by which they are read."""
     to.add_argument("raw", type=path, help="folder of images in one of the layouts, or a DICOM file")
     add_default(to, "--layout", "auto", "layout of the folder", LAYOUTS)
     targets = "X-rays with findings: one finding, several with commas, or competition for CheXpert's five"
@@ -48,7 +49,7 @@ def _add_account(to: argparse.ArgumentParser) -> None:
 
 def add_survey_arguments(to: argparse.ArgumentParser) -> None:
     """Add the arguments of `survey`."""
-    _add_raw(to)
+    add_raw(to)
     to.add_argument("--out", type=path, help="page to write (HTML with thumbnails, mode 0600)")
     to.add_argument("--overwrite", action="store_true", help="replace an earlier page")
     _add_account(to)
@@ -95,7 +96,7 @@ def survey(
 
 def add_ingest_arguments(to: argparse.ArgumentParser) -> None:
     """Add the arguments of `ingest`."""
-    _add_raw(to)
+    add_raw(to)
     add_domain(to)
     to.add_argument("--out", type=path, required=True, help="new folder for the encrypted dataset")
     add_default(to, "--max-lost", 0, "files that may be lost: cannot be used, and may show a patient", natural)

@@ -1,28 +1,41 @@
-"""`fedpp-site evaluate` and `predict`: predictions of a model on ciphertext, decrypted in the secret zone."""
+"""`fedpp-site evaluate`, `predict` and `lookup`: a model's decrypted predictions, and the patients whose they are.
+
+All of them run in the secret zone.
+"""
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedpp.cli import add_default, add_json, load_tensorflow, path, share
+from fedpp.cli import add_default, add_json, load_tensorflow, path, positive, share
 from fedpp.config.run_config import SPLITS
-from fedpp.errors import DatasetError
+from fedpp.errors import ConfigError, DatasetError, RawDataError, UnusableFileError, UsageError
 from fedpp.texts import counted, printable
+from fedpp.values import is_hex
 
-from .opening import PassphraseSource, add_domain, open_domain
+from .data_commands import add_raw
+from .opening import PassphraseSource, add_domain, open_domain, require_folder, show
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from fedpp.imaging.readers.breakhis import Series
+    from fedpp.imaging.readers.layout import Choices
+    from fedpp.imaging.readers.studies import Uncertain, Views
+    from fedpp.imaging.sequence import ImageSequence
     from fedpp.learning.assessment import Assessment
     from fedpp.learning.exact_metrics import Predictions
     from fedpp.learning.metrics import OperatingPoint
+    from fedpp.survey.predictions import Prediction
 
 
 ALL = "all"  # of predict: the sequences of all splits
+WORST = 20  # errors of a kind on a page
+NAMED = 8  # unknown pseudonyms in a message
 
 
 def add_predict_arguments(to: argparse.ArgumentParser) -> None:
@@ -117,6 +130,163 @@ def _label_text(label: str | dict[str, bool | None] | None) -> str:
     return ", ".join(filter(None, names)) or "-"
 
 
+def add_lookup_arguments(to: argparse.ArgumentParser) -> None:
+    """Add the arguments of `lookup`; with those of `ingest` the raw data are read as it read them."""
+    add_raw(to)
+    to.add_argument(
+        "pseudonyms",
+        nargs="*",
+        default=[],  # else argparse takes them for required
+        metavar="PSEUDONYM",
+        help="pseudonyms of patients or sequences (default: the first word of each line of standard input)",
+    )
+    add_domain(to)
+    to.add_argument(
+        "--predictions", type=path, metavar="FILE", help="output of `predict --json`: look up its sequences"
+    )
+    to.add_argument(
+        "--page",
+        type=path,
+        metavar="FILE",
+        help="page to write of the worst errors among --predictions, in place of names "
+        "(HTML with pictures and patients, mode 0600)",
+    )
+    worst = f"errors of each kind on the page, of several findings for each (default: {WORST})"
+    to.add_argument("--worst", type=positive, metavar="N", help=worst)
+    to.add_argument("--overwrite", action="store_true", help="replace an earlier page")
+    add_json(to)
+
+
+def lookup(
+    *,
+    raw: Path,
+    layout: str,
+    target: str,
+    uncertain: "Uncertain",
+    views: "Views",
+    series: "Series",
+    pseudonyms: list[str],
+    domain: Path,
+    passphrase: PassphraseSource,
+    predictions: Path | None,
+    page: Path | None,
+    worst: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> int:
+    """Print the patients and sequences behind pseudonyms, or write a page of the worst errors; log who asked."""
+    from fedpp.imaging.readers.layout import Choices
+    from fedpp.keys import key_store
+    from fedpp.survey.errors_page import Errors, render
+    from fedpp.survey.lookup import look_up, of_patients
+    from fedpp.survey.survey_page import require_new, write_page
+
+    from ..vault.audit.lookup_log import record
+
+    _require_fitting(pseudonyms, predictions, page, worst=worst, overwrite=overwrite)
+    rows = [] if predictions is None else _predictions(predictions)
+    if page is not None:
+        require_new(page, overwrite=overwrite, option="--page")
+        errors = Errors.of(rows, worst or WORST)
+        wanted = list(errors.sequences())
+    else:
+        wanted = [row.sequence for row in rows] or _pseudonyms(pseudonyms)
+    require_folder(domain)
+    site = key_store.open_site(domain, passphrase.read())
+    sequences = _read_again(raw, layout, Choices(target, uncertain, views, series))
+    if page is not None:
+        patients = {row.patient for row in errors.sequences().values()}
+        sequences = of_patients(patients, sequences, site.domain)
+    found = look_up(wanted, sequences, site.domain)
+    unknown = [pseudonym for pseudonym in wanted if pseudonym not in found]
+    record(domain, site.identity, "names" if page is None else "page", list(found), unknown)
+    if page is None:
+        _show_names({pseudonym: what.names() for pseudonym, what in found.items()}, as_json=as_json)
+    _require_all_known(unknown, raw)
+    if page is not None:
+        write_page(page, render(raw.resolve().name, errors, found), overwrite=overwrite, option="--page")
+        print(printable(f"{page} shows images and names of patients: keep it in the secret zone"), file=sys.stderr)
+        show(errors.counts(), as_json=as_json)
+    return 0
+
+
+def _require_fitting(
+    pseudonyms: list[str], predictions: Path | None, page: Path | None, *, worst: int | None, overwrite: bool
+) -> None:
+    """Raise `UsageError` for arguments that have no effect together."""
+    if predictions is not None and pseudonyms:
+        raise UsageError(
+            f"--predictions is in place of pseudonyms, and {counted(len(pseudonyms), 'pseudonym')} came, too: give one "
+            "of both"
+        )
+    if page is not None and predictions is None:
+        raise UsageError("--page shows the errors among --predictions FILE: write that by `fedpp-site predict --json`")
+    if page is None and (worst is not None or overwrite):
+        raise UsageError(f"{'--overwrite' if overwrite else '--worst'} is for --page FILE: give that, too")
+
+
+def _predictions(file: Path) -> "list[Prediction]":
+    from fedpp.survey.predictions import load
+
+    try:
+        return load(file, file.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(f"cannot read the predictions {file}: {why}") from None
+
+
+def _pseudonyms(given: list[str]) -> list[str]:
+    """Return different pseudonyms of the command line, or else of standard input."""
+    from fedpp.survey.predictions import PSEUDONYM_DIGITS
+
+    if not given:
+        if sys.stdin.isatty():
+            raise UsageError("no pseudonym is given: name some, send some to standard input, or give --predictions")
+        words = [line.split()[0] for line in sys.stdin if line.strip()]
+        given = words[words[:1] == ["sequence"] :]  # the heading of `predict`
+    for text in given:
+        if not is_hex(text, PSEUDONYM_DIGITS):
+            raise ConfigError(f"a pseudonym is {PSEUDONYM_DIGITS} hexadecimal digits in lower case, got {text!r:.60}")
+    if not given:
+        raise ConfigError("standard input holds no pseudonym: `fedpp-site predict` prints them")
+    return list(dict.fromkeys(given))
+
+
+def _read_again(raw: Path, layout: str, choices: "Choices") -> "list[ImageSequence]":
+    """Return the sequences of raw data, without what cannot be used; report how they were read."""
+    from fedpp.imaging.account import Account, Outcome
+    from fedpp.imaging.readers.layout import read_sequences
+
+    account = Account(raw)
+    try:
+        sequences, recognised = read_sequences(raw, layout, choices, account)
+    except UnusableFileError as error:
+        raise RawDataError(f"nothing was read: {error.reason}") from None
+    print(printable(recognised), file=sys.stderr)
+    if lost := account.count(Outcome.LOST):
+        print(f"{counted(lost, 'file')} of raw data cannot be used: `fedpp-site survey` says why", file=sys.stderr)
+    return sequences
+
+
+def _show_names(names: dict[str, dict[str, str | None]], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([{"pseudonym": pseudonym, **own} for pseudonym, own in names.items()]))
+        return
+    print("pseudonym\tpatient\tsequence")
+    for pseudonym, own in names.items():
+        print("\t".join([pseudonym, *(printable(name or "-") for name in own.values())]))
+
+
+def _require_all_known(unknown: list[str], raw: Path) -> None:
+    """Raise `RawDataError` that names pseudonyms of nobody."""
+    if unknown:
+        listed = ", ".join(unknown[:NAMED]) + (f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else "")
+        raise RawDataError(
+            f"no patient and no sequence of {raw} has the pseudonym {listed}: name the raw data, --layout and its "
+            "options as at ingest, and the domain folder of the dataset's key epoch"
+        )
+
+
 class _Predictor:
     """A model applied to a dataset, with the domain secret that decrypts its predictions."""
 
@@ -167,7 +337,10 @@ class _Predictor:
         return self._dataset.ids(self._indices(split))
 
     def rows(self, split: str) -> list[dict[str, Any]]:
-        """Return pseudonyms, split, probabilities and label of each sequence; of findings whether each is present."""
+        """Return pseudonyms, split, frames, label and probabilities of each sequence; `Prediction` reads them.
+
+        Of findings, they are whether each is present, and its probability.
+        """
         table, probabilities = self._dataset.sequences[self._indices(split)], self.probabilities(split)
         if self.multi_label:
             probabilities = probabilities[..., 1]
@@ -176,6 +349,7 @@ class _Predictor:
                 "sequence": row["id"].decode(),
                 "patient": row["patient"].decode(),
                 "split": SPLITS[row["split"]],
+                "frames": int(row["length"]),
                 "label": label,
                 "probabilities": dict(zip(self.classes, of_one.tolist(), strict=True)),
             }

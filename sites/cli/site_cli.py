@@ -38,6 +38,9 @@ PROGRAM = Program(
         "train": Command("train_command:train", "Train a local model on this site's ciphertext"),
         "evaluate": Command("model_commands:evaluate", "Evaluate a model on a split, decrypted in the secret zone"),
         "predict": Command("model_commands:predict", "Print the decrypted probabilities of each sequence of a split"),
+        "lookup": Command(
+            "model_commands:lookup", "Name the patients behind pseudonyms, or show a model's worst errors on a page"
+        ),
         "vault": Command("vault_commands:vault", "Serve the vault on a Unix socket or over mutual TLS"),
         "health": Command("vault_commands:health", "Check whether a vault answers"),
         "audit-log": Command("vault_commands:audit_log", "Verify an audit log, or print what is remembered of others'"),

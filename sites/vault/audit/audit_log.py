@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
-from fedpp.errors import VaultError
+from fedpp.errors import LogInUseError, VaultError
 from fedpp.files import sync_folder
 from fedpp.keys.site_identity import SiteIdentity
 from fedpp.values import canonical
@@ -60,7 +60,8 @@ class AuditLog:
         """Open or create a log, and pass each of its records to `seen`.
 
         A last line without a newline, as after a loss of power, is cut, and a record states its bytes. Raises
-        `VaultError` for any other damage, for a log of another key, and where another vault has it open.
+        `VaultError` for any other damage and for a log of another key, `LogInUseError` where another process has it
+        open.
         """
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
@@ -128,7 +129,7 @@ class AuditLog:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise VaultError(f"another vault writes to the audit log {self._path}: give each its own") from None
+            raise LogInUseError(f"another vault writes to the audit log {self._path}: give each its own") from None
         torn = self._read(seen)
         if not self._chain.count:
             os.fchmod(self._file, MODE)

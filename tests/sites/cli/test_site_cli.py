@@ -59,6 +59,11 @@ def test_a_site_trains_and_evaluates_by_itself(folder: Path):
     counted = Counter(row["split"] for row in everything), Counter(row["label"] for row in everything)
     assert counted == ({s: n for s, n in summary["sequences"].items() if n}, summary["classes"])
     assert len({row["patient"] for row in everything}) == sum(summary["patients"].values())
+    written = folder / "predictions.json"
+    written.write_text(json.dumps(everything))
+    wrong = ("lookup", raw, *keys(folder), "--predictions", written, "--page", folder / "errors.html", "--json")
+    errors = json.loads(site(*wrong).stdout)["errors"]
+    assert sum(errors.values()) == sum(row["label"] != max(p := row["probabilities"], key=p.get) for row in everything)
     assert "not overwritten" in error_of(*training, "--out", folder / "model")
     bare = shutil.copytree(raw, folder / "bare", ignore=shutil.ignore_patterns("labels.csv"))
     site("ingest", bare, *keys(folder), "--out", folder / "bare data", *shape)
@@ -197,3 +202,9 @@ def test_findings_are_trained_and_evaluated(folder: Path, tmp_path: Path):
     for name, finding in figures["findings"].items():
         assert [row["label"][name] for row in rows].count(True) == sum(finding["confusion"]["matrix"][1])
     assert all(0 < p < 1 for row in rows for p in row["probabilities"].values())
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    wrong = ("lookup", raw, *keys(folder), "--predictions", tmp_path / "rows.json", "--target", "competition")
+    errors = json.loads(site(*wrong, "--page", tmp_path / "errors.html", "--json").stdout)["errors"]
+    for name, finding in figures["findings"].items():
+        (_, alarms), (missed, _) = finding["confusion"]["matrix"]
+        assert errors[name] == {"false negatives": missed, "false positives": alarms}
