@@ -339,7 +339,7 @@ def test_each_lost_patient_is_named(layout: str, loss: str, tmp_path: Path):
     if known:
         assert patient.format(2) in named
     elif layout in TABLES:
-        assert "1 patients" in recognised
+        assert "1 patient of its" in recognised
     assert named <= {patient.format(2), ""}
 
 
