@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from fedpp.config.run_config import SPLITS
 from fedpp.errors import ConfigError, FederationError
-from fedpp.learning.metrics import metrics, operating_point
+from fedpp.learning.assessment import Assessment
+from fedpp.learning.metrics import OperatingPoint, metrics, operating_point
 from fedpp.protocol.counts import Counts
 from fedpp.protocol.finding_counts import AnyCounts, FindingCounts
 from fedpp.protocol.label_counts import described
 from fedpp.protocol.run_record import RECORD, FederationRecord
 from fedpp.protocol.site_description import SiteDescription
 from fedpp.reporting.report import Report, write_report
-from fedpp.reporting.report_assessment import Assessment
+from fedpp.reporting.report_assessment import ReportAssessment
 from fedpp.reporting.report_privacy import privacy_of
 from fedpp.reporting.report_results import Confusion, FindingResult, RefusedSite, RoundResult, SiteBaselines, SiteResult
 
@@ -106,7 +107,7 @@ def _decisions(
         results = {name: FindingResult.of(chosen, found, sensitivity) for name, chosen, found in of_each}
         exact: Sequence[Predictions | None] = predictions or [None] * len(of_each)
         assessments = tuple(
-            Assessment.of(found, (name,), finding=True, point=results[name].operating_point, predictions=of)
+            _assessed(found, (name,), results[name].operating_point, of, finding=True)
             for (name, _, found), of in zip(of_each, exact, strict=True)
         )
         return {"confusion": None, "findings": results, "assessments": assessments}
@@ -116,5 +117,22 @@ def _decisions(
     return {
         "confusion": Confusion(classes, tested.confusion),
         "operating_point": point,
-        "assessments": (Assessment.of(tested, classes, point=point, predictions=next(iter(predictions), None)),),
+        "assessments": (_assessed(tested, classes, point, next(iter(predictions), None)),),
     }
+
+
+def _assessed(
+    tested: Counts,
+    classes: tuple[str, ...],
+    point: OperatingPoint | None,
+    predictions: "Predictions | None",
+    *,
+    finding: bool = False,
+) -> ReportAssessment:
+    """Return the assessment of single predictions where they are at hand, or else of the counts."""
+    made = (
+        predictions.assessment(classes, finding=finding, point=point)
+        if predictions
+        else Assessment.of_counts(tested, classes, finding=finding, point=point)
+    )
+    return ReportAssessment.of(made, predictions)

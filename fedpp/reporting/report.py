@@ -14,7 +14,7 @@ from fedpp.errors import FederationError
 from fedpp.files import replace
 from fedpp.learning.metrics import Metrics, OperatingPoint
 from fedpp.protocol.counts import SCORE_BINS
-from fedpp.reporting.report_assessment import Assessment
+from fedpp.reporting.report_assessment import ReportAssessment
 from fedpp.reporting.report_privacy import Privacy
 from fedpp.reporting.report_results import (
     Baselines,
@@ -47,7 +47,7 @@ class Report:
     privacy: Privacy  # no default: it must be stated for each run
     operating_point: OperatingPoint | None = None  # chosen on all validation splits, tested on all test splits
     findings: Mapping[str, FindingResult] = field(default_factory=dict)  # by finding; empty for a single label
-    assessments: tuple[Assessment, ...] = ()  # of the label, or of each finding, on all test splits together
+    assessments: tuple[ReportAssessment, ...] = ()  # of the label, or of each finding, on all test splits together
     date: str = ""  # on which the run ended, as in 2026-01-31
     refused: tuple[RefusedSite, ...] = ()
     shared_patients: SharedPatients | None = None  # None if pseudonyms of different sites cannot be compared
@@ -81,7 +81,7 @@ class Report:
                 "confusion": values["confusion"] and Confusion.from_mapping(values["confusion"]),
                 "operating_point": point_from(values["operating_point"]),
                 "findings": {name: FindingResult.from_mapping(entry) for name, entry in values["findings"].items()},
-                "assessments": tuple(map(Assessment.from_mapping, values["assessments"])),
+                "assessments": tuple(map(ReportAssessment.from_mapping, values["assessments"])),
                 "refused": tuple(RefusedSite(**site) for site in values["refused"]),
                 "shared_patients": values["shared_patients"] and SharedPatients(**values["shared_patients"]),
                 "baselines": Baselines.from_mapping(values["baselines"]),

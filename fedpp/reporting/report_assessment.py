@@ -1,13 +1,13 @@
-"""Assessment: what the test of a model shows of one label or finding, in words, figures with intervals, and curves."""
+"""Assessment of a test in a report: in words, figures with intervals, and curves, of one label or finding."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from fedpp.learning.intervals import Estimate, area, decision_estimates, estimates, share
-from fedpp.learning.metrics import Decisions, OperatingPoint, decisions
-from fedpp.learning.remarks import remarks, sides
-from fedpp.protocol.counts import Counts
+from fedpp.learning.assessment import Assessment
+from fedpp.learning.intervals import Estimate, share
+from fedpp.learning.metrics import Decisions, decisions
+from fedpp.learning.remarks import sides
 
 if TYPE_CHECKING:
     from fedpp.learning.exact_metrics import Curves, Predictions
@@ -27,11 +27,10 @@ _WEAK = 0.7  # an AUC below it is weak (Hosmer and Lemeshow, Applied Logistic Re
 
 
 @dataclass(frozen=True)
-class Assessment:
+class ReportAssessment:
     """Test of a model on one label or finding: the decisions for the most probable class, and what follows.
 
-    `classes` are those of the task, or the name of one finding. `exact` says whether curves and AUC are of single
-    predictions or of bins of scores.
+    `exact` says whether curves and AUC are of single predictions or of bins of scores.
     """
 
     negative: str
@@ -44,32 +43,17 @@ class Assessment:
     exact: bool = False
 
     @classmethod
-    def of(
-        cls,
-        counts: Counts,
-        classes: Sequence[str],
-        *,
-        finding: bool = False,
-        point: OperatingPoint | None = None,
-        predictions: "Predictions | None" = None,
-    ) -> Self:
-        """Return the assessment of test counts, with the operating point that was tested on them.
-
-        Curves and AUC are of single `predictions` where these are at hand.
-        """
+    def of(cls, assessment: Assessment, predictions: "Predictions | None" = None) -> Self:
+        """Return what a report says of an assessment; its curves are of the single `predictions`, if it is of these."""
         from fedpp.reporting.binned_curves import binned_curves
 
-        figures = estimates(counts)
-        if predictions:
-            decided = decisions(counts)
-            figures["auc"] = area(predictions.metrics().auc, decided.positives, decided.negatives)
         return cls(
-            *sides(classes, finding=finding),
-            decisions(counts),
-            figures,
-            decision_estimates(point.decisions) if point else {},
-            remarks(counts, classes, finding=finding, auc=figures["auc"], point=point),
-            predictions.curves() if predictions else binned_curves(counts),
+            *sides(assessment.classes, finding=assessment.finding),
+            decisions(assessment.counts),
+            assessment.estimates,
+            assessment.at_point,
+            assessment.remarks,
+            predictions.curves() if predictions else binned_curves(assessment.counts),
             exact=predictions is not None,
         )
 

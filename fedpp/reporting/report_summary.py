@@ -2,7 +2,7 @@
 
 from fedpp.learning.metrics import OperatingPoint
 from fedpp.reporting.report import Report
-from fedpp.reporting.report_assessment import VERDICTS, Assessment
+from fedpp.reporting.report_assessment import VERDICTS, ReportAssessment
 from fedpp.reporting.report_results import FindingResult, Gain
 from fedpp.texts import counted, printable
 
@@ -39,7 +39,7 @@ def summary(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _words(one: Assessment, *, single: bool) -> list[str]:
+def _words(one: ReportAssessment, *, single: bool) -> list[str]:
     """Return the verdict on a label or finding and the remarks on it, each a line."""
     of = f'"{one.positive}" against "{one.negative}"' if single else f'"{one.positive}"'
     verdict = printable(f"  {of}: {VERDICTS[one.verdict].lower()}")

@@ -10,10 +10,11 @@ import pytest
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from fedpp.errors import FederationError
+from fedpp.learning.assessment import Assessment
 from fedpp.learning.exact_metrics import Predictions
 from fedpp.learning.metrics import count, metrics, operating_point
 from fedpp.reporting.report import Report, load_report, write_report
-from fedpp.reporting.report_assessment import VERDICTS, Assessment
+from fedpp.reporting.report_assessment import VERDICTS, ReportAssessment
 from fedpp.reporting.report_page import render
 from fedpp.reporting.report_privacy import privacy_of
 from fedpp.reporting.report_results import Confusion, SiteResult
@@ -51,7 +52,7 @@ def report_of(labels: np.ndarray, probabilities: np.ndarray) -> Report:
         confusion=Confusion(CLASSES, counts.confusion),
         operating_point=point,
         privacy=privacy_of(masked=True),
-        assessments=(Assessment.of(counts, CLASSES, point=point),),
+        assessments=(ReportAssessment.of(Assessment.of_counts(counts, CLASSES, point=point)),),
         date="2026-01-31",
     )
 
@@ -76,7 +77,7 @@ def text_of(report: Report) -> str:
 )
 def test_the_verdict_is_by_the_interval_of_the_auc(made: tuple[np.ndarray, ...], verdict: str) -> None:
     """Only a model whose interval is above one half, and that finds something, is called better than chance."""
-    assessment = Assessment.of(count(*made), CLASSES)
+    assessment = ReportAssessment.of(Assessment.of_counts(count(*made), CLASSES))
     assert assessment.verdict == verdict
     assert assessment.to_mapping()["in_words"]["verdict"] == verdict
 
@@ -84,7 +85,7 @@ def test_the_verdict_is_by_the_interval_of_the_auc(made: tuple[np.ndarray, ...],
 def test_the_words_have_the_counts_of_scikit_learn() -> None:
     """Found, cleared, missed and alarms in the sentences are those of an independent confusion matrix."""
     labels, probabilities = predicted(2)
-    assessment = Assessment.of(count(labels, probabilities), CLASSES)
+    assessment = ReportAssessment.of(Assessment.of_counts(count(labels, probabilities), CLASSES))
     (cleared, alarms), (missed, found) = confusion_matrix(labels, probabilities[:, 1] > 0.5).tolist()
     can, cannot = " ".join(assessment.can()), " ".join(assessment.cannot())
     assert f'found {found} of 80 "sick"' in can
@@ -100,12 +101,13 @@ def test_single_predictions_give_exact_curves() -> None:
     """With predictions at hand the AUC and the ROC curve are scikit-learn's, and the assessment says so."""
     labels, probabilities = predicted(1)
     counts = count(labels, probabilities)
-    binned = Assessment.of(counts, CLASSES)
-    exact = Assessment.of(counts, CLASSES, predictions=Predictions.of(labels, probabilities))
+    predictions = Predictions.of(labels, probabilities)
+    binned = ReportAssessment.of(Assessment.of_counts(counts, CLASSES))
+    exact = ReportAssessment.of(predictions.assessment(CLASSES), predictions)
     assert (binned.exact, exact.exact) == (False, True)
     assert exact.figures["auc"].value == roc_auc_score(labels, probabilities[:, 1])
     assert exact.figures["auc"].value != binned.figures["auc"].value
-    assert exact.curves == Predictions.of(labels, probabilities).curves()
+    assert exact.curves == predictions.curves()
 
 
 @pytest.mark.parametrize(
@@ -161,7 +163,7 @@ def test_three_classes_have_figures_of_each() -> None:
     report = replace(
         report_of(*predicted(1)),
         confusion=Confusion(classes, counts.confusion),
-        assessments=(Assessment.of(counts, classes),),
+        assessments=(ReportAssessment.of(Assessment.of_counts(counts, classes)),),
         operating_point=None,
         sites=(),
     )
