@@ -11,6 +11,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from fedpp.config.run_config import MAX_EXAMPLES, MAX_SITES, RunConfig
+from fedpp.config.task import LABELS_NEEDED
 from fedpp.errors import FederationError
 from fedpp.protocol import messages
 from fedpp.protocol.membership import PROTOCOL, Proof, Run
@@ -214,10 +215,10 @@ def choose(
     for node, site in sorted(described.items(), key=lambda item: (item[0] not in already, item[1].name, item[0])):
         if site.n != n:
             reasons[names[node]] = f"its rows are of {site.n} slots, the domain's of {n}: use one fedpp at all sites"
-        elif len(site.task.classes) < (1 if site.task.multi_label else 2):
-            reasons[names[node]] = (
-                f"its dataset has {len(site.task.classes)} classes: ingest it with labels of two or more"
-            )
+        elif not site.task.classes:
+            reasons[names[node]] = f"its dataset has no labels: {LABELS_NEEDED}"
+        elif len(site.task.classes) < 2 and not site.task.multi_label:
+            reasons[names[node]] = "its dataset has one class: ingest it with labels of two or more"
         elif site.sequences[0] == 0:
             reasons[names[node]] = "it has no sequence to train on: ingest more patients"
         elif site.name in {other.name for other in candidates.values()}:

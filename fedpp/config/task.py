@@ -14,6 +14,11 @@ GAPS: tuple[Gaps, ...] = get_args(Gaps)
 MAX_SIZE = 2**31  # no image has more rows
 MAX_CLASSES = 1000
 LONGEST_CLASS = 200  # characters of a class's name
+# What to do about a dataset without labels, of which nobody knows any more in which layout its raw data were.
+LABELS_NEEDED = (
+    "ingest it with labels: the column label of index.csv or manifest.csv, labels.csv beside folders of patients or "
+    "DICOM files, another --target of X-rays"
+)
 
 
 @dataclass(frozen=True)

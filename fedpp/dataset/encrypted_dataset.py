@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedpp.cipher.evaluation_key import AnyKey, EvaluationKey, PlainNumbers
 from fedpp.config.run_config import SPLITS
+from fedpp.config.task import LABELS_NEEDED
 from fedpp.dataset.at_rest import TAG_BYTES, AtRestKey, DatasetSealer
 from fedpp.dataset.dataset_manifest import MANIFEST, ROW, DatasetManifest, File, Kind, Rows, Shard, mismatch
 from fedpp.errors import DatasetError
@@ -96,7 +97,7 @@ class EncryptedDataset:
     def labels(self, indices: NDArray[np.integer]) -> Rows:
         """Return one-hot rows `[k, classes, n]`."""
         if not self.manifest.classes:
-            raise DatasetError(f"the dataset at {self.path} has no labels: ingest it with labels")
+            raise DatasetError(f"the dataset at {self.path} has no labels: {LABELS_NEEDED}")
         return self._read("labels", indices)
 
     def valid(self, indices: NDArray[np.integer]) -> NDArray[np.bool_]:

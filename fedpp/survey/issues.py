@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fedpp.imaging.account import Outcome
 from fedpp.imaging.labels import MAX_CLASSES
 from fedpp.imaging.readers.breakhis import TYPES
+from fedpp.imaging.readers.frame_folders import INDEX
 from fedpp.imaging.readers.manifest_table import MANIFEST
 from fedpp.imaging.readers.patient_labels import LABELS
 from fedpp.imaging.sequence import ImageSequence
@@ -92,12 +93,16 @@ TEXTS = {
 
 # What fits a layout better.
 FINDINGS_OF_TABLES = ("chexpert", "mimic-cxr", "nih-chestxray14")
+LABELLING = {
+    "frames": f"fill in the column label of {INDEX}",
+    "manifest": f"fill in the column label of {MANIFEST}",
+    **dict.fromkeys(("dicom", "images"), f"write their labels into {LABELS} (patient,label)"),
+    **dict.fromkeys(("chexpert", "mimic-cxr"), "choose another --target or --uncertain"),
+    "nih-chestxray14": "choose another --target",
+}
 ADVICE = {
     **{("rare-label", layout): "gather more, or choose another --target" for layout in FINDINGS_OF_TABLES},
-    **{
-        ("missing-label", layout): "choose another --target or --uncertain, or ingest with --drop-unlabelled"
-        for layout in FINDINGS_OF_TABLES
-    },
+    **{("missing-label", layout): f"{do}, or ingest with --drop-unlabelled" for layout, do in LABELLING.items()},
     ("guessed-order", "manifest"): f"fill in the column time of {MANIFEST}",
     ("guessed-order", "dicom"): "complete StudyDate, and InstanceNumber, in their files",
     ("guessed-order", "images"): f"number the images' names in the order of time, or write a {MANIFEST} with times",
@@ -108,6 +113,12 @@ ADVICE = {
 def advice_for(kind: str, layout: str) -> str:
     """Return what to do about a kind of issue in data of a layout."""
     return ADVICE.get((kind, layout), TEXTS[kind][2])
+
+
+def unlabelled(layout: str) -> str:
+    """Return the note on data of which no sequence has a label."""
+    do = LABELLING.get(layout, "label them")
+    return f"no sequence has a label, so no model can be trained on these data or tested on them: {do}"
 
 
 # What ingest says of pictures, where a survey names pairs of files.
@@ -187,7 +198,7 @@ def notes(facts: Facts) -> tuple[str, ...]:
     untagged = sum(file.outcome == Outcome.READ and not file.dicom for file in facts.files)
     sizes = len(facts.sizes)
     observed = {
-        "no sequence has a label": bool(facts.sequences) and not facts.labels,
+        unlabelled(facts.layout): bool(facts.sequences) and not facts.labels,
         "all labels are the same: ingest needs the names of all classes (--classes)": len(facts.labels) == 1,
         f"{number(visits, 'visit')} without a label of their own": visits,
         f"{number(singles, 'sequence')} of one image only": singles,

@@ -196,7 +196,7 @@ def ingest(
     from fedpp.imaging.visits import by_visit, of_length
     from fedpp.ingest import ingestion
     from fedpp.keys.frame_cipher import DEFAULT_PATCH
-    from fedpp.survey.issues import issue_lines
+    from fedpp.survey.issues import issue_lines, unlabelled
 
     if stride != 1 and predict != "visit":
         raise ConfigError(f"--stride {stride} is for --predict visit: add that, or leave --stride out")
@@ -239,6 +239,8 @@ def ingest(
         _note(recognised)
     for line in issue_lines(accounted.issues(), layout):
         _note(line)
+    if not class_map.classes:
+        _note(f"note: {unlabelled(layout)}")
     _note_classes(class_map, left_out, chosen=classes is not None or negative is not None)
     _note_missing_classes(summary, plan)
     if few := EvaluationLimits().warning(summary.patients):

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from fedpp.cli import add_default, add_json, load_tensorflow, path, positive, share
 from fedpp.config.run_config import SPLITS
+from fedpp.config.task import LABELS_NEEDED
 from fedpp.errors import ConfigError, DatasetError, RawDataError, UnusableFileError, UsageError
-from fedpp.texts import counted, printable
+from fedpp.texts import counted, either, printable
 from fedpp.values import is_hex
 
 from .data_commands import add_raw
@@ -309,14 +310,17 @@ class _Predictor:
         self._dataset = EncryptedDataset.open(dataset, self._domain.at_rest_key())
         model = EncryptedModel.load(model_file)
         if labelled and not self._dataset.manifest.classes:
-            raise DatasetError(f"{dataset} has no labels to evaluate against: ingest it with labels")
+            raise DatasetError(f"{dataset} has no labels to evaluate against: `predict` needs none, or {LABELS_NEEDED}")
         self._dataset.require_domain(self._domain.card().fingerprint)
         self.labelled = bool(self._dataset.manifest.classes)
         self.split = splits[0] if splits else "test" if self.labelled else ALL
         for split in splits or (self.split,):
             if not len(self._indices(split)):
-                do = "choose another --split" if split == self.split else "--sensitivity chooses its threshold there"
-                raise DatasetError(f"{dataset} has no sequence in split {split}: {do}")
+                do = f"choose --split {self._choices(every=not labelled)}"
+                chooses = "--sensitivity chooses its threshold there: leave it out, or ingest with other shares"
+                raise DatasetError(
+                    f"{dataset} has no sequence in split {split}: {do if split == self.split else chooses}"
+                )
         model.require_fitting(self._domain.card().fingerprint, self._dataset.manifest.classes)
         self.classes, self.multi_label = model.classes, model.network.task.multi_label
 
@@ -331,6 +335,11 @@ class _Predictor:
         import numpy as np
 
         return np.arange(len(self._dataset)) if split == ALL else self._dataset.indices(split)
+
+    def _choices(self, *, every: bool) -> str:
+        """Return the splits that have sequences; `every`: all of them together are a choice, too."""
+        splits = [split for split, count in self._dataset.counts().items() if count]
+        return either([*splits, ALL] if every else splits)
 
     def names(self, split: str) -> list[str]:
         """Return the pseudonyms of a split's sequences."""

@@ -9,6 +9,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from fedpp.cli import add_json, load_tensorflow, note, path, positive
+from fedpp.config.task import LABELS_NEEDED
 from fedpp.errors import DatasetError, ModelError
 from fedpp.texts import counted, printable
 
@@ -55,12 +56,15 @@ def train(
     manifest = data.manifest
     key = trainers_key(domain, data)
     if not manifest.classes:
-        raise DatasetError(f"{dataset} has no labels to train on: ingest it with labels")
+        raise DatasetError(f"{dataset} has no labels to train on: {LABELS_NEEDED}")
     data.verify()
     chosen = settings_of(settings, checkpoint, manifest, early_stopping=vault is not None)
     for split in ("train", *(["validation"] if chosen.patience else [])):
         if not len(data.indices(split)):
-            raise DatasetError(f"{dataset} has no sequence in split {split}: ingest it with other shares")
+            raise DatasetError(
+                f"{dataset} has no sequence in split {split}: ingest it with other shares (--validation, --test, or "
+                "--split stratified of few patients), or with other splits where the data bring their own"
+            )
     network = chosen.network(manifest)
 
     load_tensorflow(deterministic=True)  # a resumed training ends with the same weights, bit for bit

@@ -225,6 +225,36 @@ def test_each_defect_is_found_and_no_other(
         assert "\n" not in issue.what + issue.advice
 
 
+@pytest.mark.parametrize(
+    ("layout", "advice"),
+    [
+        ("manifest", "fill in the column label of manifest.csv"),
+        ("images", "write their labels into labels.csv (patient,label)"),
+        ("frames", "fill in the column label of index.csv"),
+    ],
+)
+def test_data_without_labels_are_told_where_their_layout_has_them(layout: str, advice: str, tmp_path: Path):
+    """The note says what is missing for, and where to write it; of some sequences it is the advice of an issue."""
+    for number in range(2):
+        save(tmp_path / f"p{number}" / "0.png", picture(number))
+    tables = {"manifest": "path,patient,label", "frames": "sequence,patient,label"}
+    rows = {"manifest": "p{0}/0.png,P{0},{1}", "frames": "p{0},P{0},{1}"}
+    for labels in (("", ""), ("ill", "")):
+        if layout in tables:
+            lines = [rows[layout].format(number, label) for number, label in enumerate(labels)]
+            table = tmp_path / {"manifest": "manifest.csv", "frames": "index.csv"}[layout]
+            table.write_text("\n".join([tables[layout], *lines]))
+        elif labels[0]:
+            (tmp_path / "labels.csv").write_text("patient,label\np0,ill\np1,\n")
+        seen = survey.examine(tmp_path)
+        if labels[0]:
+            (missing,) = [issue for issue in seen.issues if issue.kind == "missing-label"]
+            assert missing.advice == f"{advice}, or ingest with --drop-unlabelled"
+        else:
+            why = "no model can be trained on these data or tested on them"
+            assert f"no sequence has a label, so {why}: {advice}" in seen.notes
+
+
 def test_every_kind_of_issue_is_tested():
     """No kind is added without a defect that gives it."""
     assert {kind for _, kinds in SPOILT.values() for kind in kinds} | ELSEWHERE == set(TEXTS)

@@ -14,6 +14,7 @@ from fedpp.aggregation.step_bounds import local_steps
 from fedpp.config.contract_limits import RunLimits
 from fedpp.config.model_spec import MAX_PARAMETERS
 from fedpp.config.run_config import SPLITS
+from fedpp.config.task import LABELS_NEEDED
 from fedpp.errors import DomainMismatchError, FederationError, PolicyError, VaultError
 from fedpp.protocol.run_contract import FRESH, CohortMember, RunContract, certificate_hash
 from fedpp.protocol.run_spec import RunSpec
@@ -76,7 +77,7 @@ def _require_own(of: RunSite, contract: RunContract) -> None:
     if misfit := spec.network.misfit(manifest.task):
         raise FederationError(misfit)
     if not manifest.classes:
-        raise FederationError("a run needs labels, and this site's dataset has none: ingest it with labels")
+        raise FederationError(f"a run needs labels, and this site's dataset has none: {LABELS_NEEDED}")
     if spec.network.parameters() * domain.n > MAX_VALUES:
         raise FederationError(f"a network of {spec.network.parameters()} parameters is too large for this vault")
     own = contract.member(of.name)

@@ -22,6 +22,7 @@ from coordinator.server.app import federate
 from fedpp.aggregation.ring import Ring
 from fedpp.aggregation.round_context import Round
 from fedpp.config.run_config import RunConfig
+from fedpp.config.task import LABELS_NEEDED
 from fedpp.errors import FederationError, FedppError
 from fedpp.keys.domain_ca import DomainCA
 from fedpp.learning.metrics import count
@@ -295,7 +296,7 @@ def test_the_run_waits_for_sites_of_its_domain(tmp_path: Path) -> None:
             [describe("a", classes=())],
             (
                 "the run needs 2 sites, 1 connected within 1 s: check that every site has joined. "
-                "a: its dataset has 0 classes: ingest it with labels of two or more"
+                f"a: its dataset has no labels: {LABELS_NEEDED}"
             ),
         ),
         (

@@ -11,6 +11,7 @@ from coordinator.server.app import run_spec_of
 from coordinator.server.run_state import RunState
 from fedpp.config.model_spec import ModelSpec
 from fedpp.config.run_config import RunConfig
+from fedpp.config.task import LABELS_NEEDED
 from fedpp.errors import ConfigError
 
 RUN = {
@@ -83,7 +84,7 @@ def test_admission_takes_one_task_only():
         "its data are 2 frames of 8 x 8 x 1, with time gaps, 2 classes (no, yes); "
         "the others' are 2 frames of 8 x 8 x 1, without time gaps, 2 classes (no, yes): ingest alike"
     )
-    assert "ingest it with labels" in admission.refused["0"]
+    assert admission.refused["0"] == f"its dataset has no labels: {LABELS_NEEDED}"
     assert "no sequence" in admission.refused["f"]
     assert "its site joined already" in admission.refused["c (node 6)"]
     assert admission.refused["node 9"] == "asleep"
@@ -122,7 +123,7 @@ def test_findings_train_with_findings_only():
     described = {1: site("a", **one), 2: site("b", **one), 3: site("c", classes=("Edema",)), 4: site("d")}
     admission = choose(described, {}, 2)
     assert [s.name for s in admission.sites.values()] == ["a", "b"]
-    assert "has 1 classes: ingest it with labels of two or more" in admission.refused["c"]
+    assert "has one class: ingest it with labels of two or more" in admission.refused["c"]
     assert "the others' are 2 frames of 8 x 8 x 1, without time gaps, 1 findings (Edema)" in admission.refused["d"]
     assert network_of(admission) == TINY.changed(**one)
 

@@ -70,6 +70,15 @@ def test_a_site_trains_and_evaluates_by_itself(folder: Path):
     unlabelled = json.loads(site("predict", model, folder / "bare data", *keys(folder), "--json").stdout)
     assert [row["label"] for row in unlabelled] == [None] * 12
     assert {row["sequence"] for row in unlabelled} == {row["sequence"] for row in everything}
+    none = error_of("evaluate", model, folder / "bare data", *keys(folder))
+    assert "has no labels to evaluate against: `predict` needs none, or ingest it with labels: the column label" in none
+    site("ingest", raw, *keys(folder), "--out", folder / "no test", *shape, "--test", 0)
+    for command, choices in (("predict", "train, validation or all"), ("evaluate", "train or validation")):
+        empty = error_of(command, model, folder / "no test", *keys(folder))
+        assert empty.endswith(f"has no sequence in split test: choose --split {choices}")
+    site("ingest", raw, *keys(folder), "--out", folder / "no validation", *shape, "--validation", 0)
+    chosen = error_of("evaluate", model, folder / "no validation", *keys(folder), "--sensitivity", 0.9)
+    assert chosen.endswith("--sensitivity chooses its threshold there: leave it out, or ingest with other shares")
 
 
 def test_visits_of_x_rays_are_predicted(folder: Path):
@@ -115,8 +124,9 @@ def test_the_real_multi_frame_file_is_ingested(folder: Path):
     """A 30-frame colour ultrasound, JPEG in YBR, becomes one unlabelled sequence."""
     out = folder / "ybr"
     file = DATA / "dicom" / "examples_ybr_color.dcm"
-    summary = json.loads(site("ingest", file, *keys(folder), "--out", out, "--json").stdout)
-    assert sum(summary["sequences"].values()) == 1
+    done = site("ingest", file, *keys(folder), "--out", out, "--json")
+    assert sum(json.loads(done.stdout)["sequences"].values()) == 1
+    assert "note: no sequence has a label, so no model can be trained on these data or tested on them: " in done.stderr
     assert EncryptedDataset.open(out).sequences["length"].tolist() == [30]
 
 
