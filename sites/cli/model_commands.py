@@ -191,7 +191,7 @@ def lookup(
         errors = Errors.of(rows, worst or WORST)
         wanted = list(errors.sequences())
     else:
-        wanted = [row.sequence for row in rows] or _pseudonyms(pseudonyms)
+        wanted = list(dict.fromkeys(row.sequence for row in rows)) or _pseudonyms(pseudonyms)
     require_folder(domain)
     site = key_store.open_site(domain, passphrase.read())
     sequences = _read_again(raw, layout, Choices(target, uncertain, views, series))
@@ -245,9 +245,12 @@ def _pseudonyms(given: list[str]) -> list[str]:
             raise UsageError("no pseudonym is given: name some, send some to standard input, or give --predictions")
         words = [line.split()[0] for line in sys.stdin if line.strip()]
         given = words[words[:1] == ["sequence"] :]  # the heading of `predict`
-    for text in given:
-        if not is_hex(text, PSEUDONYM_DIGITS):
-            raise ConfigError(f"a pseudonym is {PSEUDONYM_DIGITS} hexadecimal digits in lower case, got {text!r:.60}")
+    for place, text in enumerate(given, 1):
+        if not is_hex(text, PSEUDONYM_DIGITS):  # which may be a patient's name
+            raise ConfigError(
+                f"text {place} of {len(given)} is no pseudonym, {PSEUDONYM_DIGITS} hexadecimal digits in lower case: "
+                f"it has {counted(len(text), 'character')}; `predict` prints them"
+            )
     if not given:
         raise ConfigError("standard input holds no pseudonym: `fedpp-site predict` prints them")
     return list(dict.fromkeys(given))

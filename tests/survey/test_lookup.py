@@ -9,6 +9,7 @@ import pytest
 from chexpert_folder import write_hospitals
 from conftest import DATA
 from PIL import Image
+from public_layouts import Tree, mimic_cxr, nih_chestxray14
 
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
 from fedpp.imaging.labels import ClassMap
@@ -73,6 +74,16 @@ def classes(root: Path) -> set[str]:
     return {f"patient{number}" for number in range(3)}
 
 
+def public(write: Callable[..., Tree]) -> Callable[[Path], set[str]]:
+    """Return what writes a tree of a public set, and names its patients with a label."""
+
+    def written(root: Path) -> set[str]:
+        patients = write(root, 12).patients.items()
+        return {name for name, of in patients if any(label is not None for label in of.labels)}
+
+    return written
+
+
 def whole(read: Ingested) -> Ingested:
     return of_length(read)
 
@@ -91,6 +102,10 @@ CASES: dict[str, tuple[Callable[[Path], set[str]], str, Callable[[Ingested], Ing
     "visits of chexpert": (chexpert, "north", visits),
     "the newest images": (chexpert, "north", lambda read: of_length(read, max_length=2)),
     "classes": (classes, "", whole),
+    "mimic-cxr": (public(mimic_cxr), "", whole),
+    "visits of mimic-cxr": (public(mimic_cxr), "", visits),
+    "nih-chestxray14": (public(nih_chestxray14), "", whole),
+    "visits of nih-chestxray14": (public(nih_chestxray14), "", visits),
 }
 
 

@@ -165,7 +165,7 @@ def test_no_page_is_written_of_errors_that_the_raw_data_lack(folder: Path, log: 
 @pytest.mark.parametrize(
     ("more", "message", "status"),
     [
-        (("ab",), "a pseudonym is 32 hexadecimal digits in lower case, got 'ab'", 1),
+        ((NOBODY, "MRN-7"), "text 2 of 2 is no pseudonym, 32 hexadecimal digits in lower case: it has 5 characters", 1),
         ((), "standard input holds no pseudonym: `fedpp-site predict` prints them", 1),
         ((NOBODY, "--predictions", "p.json"), "--predictions is in place of pseudonyms, and 1 pseudonym came, too", 2),
         (("--page", "e.html"), "--page shows the errors among --predictions FILE", 2),
@@ -191,6 +191,7 @@ def test_wrong_arguments_end_in_one_line_and_no_record(
     failed = site(*raw(folder), *more, check=status)
     assert message in failed.stderr
     assert len(failed.stderr.splitlines()) == 1
+    assert "MRN" not in failed.stderr
     assert failed.stdout == ""
     assert not log.exists()
 
