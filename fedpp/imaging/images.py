@@ -30,7 +30,7 @@ UNREAD_SUFFIXES = frozenset((  # of images, slides, volumes and films that are n
     ".svs", ".ndpi", ".ndpis", ".vms", ".vmu", ".scn", ".mrxs", ".bif", ".svslide", ".czi", ".lif", ".lsm", ".vsi",
     ".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img", ".img.gz", ".mgz", ".mnc",
     ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".psd", ".xcf", ".exr",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".tga", ".pcx", ".ico", ".fits",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".tga", ".pcx", ".fits",
     ".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".mjpeg",
 ))
 # fmt: on

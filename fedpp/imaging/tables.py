@@ -10,10 +10,11 @@ import os
 import re
 import zlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from unicodedata import category
+from types import MappingProxyType
+from unicodedata import category, normalize
 
 from fedpp.errors import RawDataError
 from fedpp.texts import INVISIBLE, look_alike
@@ -39,17 +40,25 @@ class _Table:
     lines: list[tuple[int, str]]
 
 
-def read_table(table: Path, columns: Sequence[str], empty: str, optional: Sequence[str] = ()) -> list[Line]:
+def read_table(
+    table: Path,
+    columns: Sequence[str],
+    empty: str,
+    optional: Sequence[str] = (),
+    other_names: Mapping[str, str] = MappingProxyType({}),
+) -> list[Line]:
     """Return a table's rows that are not empty: the cells of `columns`, and of those `optional` ones that it has.
 
     The text is UTF-8, or UTF-16 with its mark; of comma, semicolon and tab, the header tells which separates cells.
     A column is found in any case, and keyed as the caller writes it. Blanks around a cell are no part of it: "P1 " is
     the patient "P1". Raises `RawDataError` for a table that cannot be read in one way only, that lacks one of
-    `columns`, or that has no row (message `empty`).
+    `columns`, that has one of `other_names` in place of the optional column that it maps to, or that has no row
+    (message `empty`).
     """
     known = (*columns, *optional)
     found = _parsed(_text(table), known)
     _check_header(table, found, columns)
+    _check_names(table, found.names, other_names)
     rows = [(line, _split(table, line, text, found.separator)) for line, text in found.lines]
     rows = [(line, cells) for line, cells in rows if any(cells)]
     _check_rows(table, found.names, rows)
@@ -75,9 +84,13 @@ def header(table: Path, columns: Sequence[str]) -> set[str]:
 def file_inside(root: Path, name: str) -> Path | None:
     """Return the path below `root` that a table names, or None if it leads outside.
 
-    Links are followed later: the folder's owner sets them, not the table.
+    Where nothing has that name, Windows's separator and the Unicode forms NFC and NFD are tried, too. Links are
+    followed later: the folder's owner sets them, not the table.
     """
-    relative = Path(os.path.relpath(root / name, root))
+    plain = name.replace("\\", "/")
+    forms = (name, plain, normalize("NFC", plain), normalize("NFD", plain))
+    written = next((form for form in forms if os.path.lexists(root / form)), name)
+    relative = Path(os.path.relpath(root / written, root))
     return None if relative.parts[:1] == (os.pardir,) else root / relative
 
 
@@ -155,6 +168,16 @@ def _check_header(table: Path, found: _Table, columns: Sequence[str]) -> None:
         raise RawDataError(f"{table} has no column {', '.join(missing)}, it has {others}: {hint}")
     if any(found.names.count(name) > 1 for name in found.names if name):
         raise RawDataError(f"{table} has two columns of one name: rename or remove one of them")
+
+
+def _check_names(table: Path, names: Sequence[str], others: Mapping[str, str]) -> None:
+    """Raise `RawDataError` for a column that stands for an optional one, which would be passed over."""
+    for name in names:
+        if others.get(name, name) not in names:
+            raise RawDataError(
+                f"{table} has a column {name}, which is not read, and none named {others[name]}: rename it "
+                f"{others[name]} if it is that, or else remove it"
+            )
 
 
 def _split(table: Path, number: int, line: str, separator: str) -> list[str]:

@@ -5,11 +5,11 @@ name, such as patient12 or person_7; where neither is there, each image counts a
 """
 
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
 from fedpp.errors import RawDataError, UnusableFileError
 from fedpp.imaging.readers.folders import files_below
@@ -34,13 +34,12 @@ _WORDS = """
     nodule nondemented noncancer nontumor normal notumor opacities opacity pathological pathology pituitary
     pleural pneumonia pneumothorax polyp polyps positive proliferative regular retinopathy sarcoma scc severe sick
     stenosis stone stroke tb tuberculosis tumor tumour ulcer uninfected unaffected viral virus
+    hgg lgg neg pos bösartig boesartig gesund gutartig krank
 """
 WORDS = frozenset(_WORDS.split())
-_CONTAINERS = "data dataset files frames image images img imgs jpg jpeg pictures png raw"
 _COVID = re.compile(r"covid[ _-]?(19)?")
 _PATIENT = re.compile(r"((?:patient|person|subject|subj|sub|pat|pt|case)[ _-]?[0-9]+)(?![0-9])", re.IGNORECASE)
-_NUMBERED = re.compile(r"[a-z]{0,8}[ _-]?[0-9]+", re.IGNORECASE)  # name of a patient's folder
-MANY, FEW = 25, 12  # images in each of a few folders, which then may be classes
+NUMBERED = re.compile(r"[a-z]{0,8}[ _-]?[0-9]+", re.IGNORECASE)  # name of a patient's folder
 
 
 @dataclass(frozen=True)
@@ -119,27 +118,6 @@ def has_class_levels(root: Path, files: Iterable[Path]) -> bool:
     return _levels(_parts(root, files), known=True) is not None
 
 
-def resemblance(root: Path, files: Iterable[Path]) -> str | None:
-    """Return what folders look like whose names are no patients, None for what may be patients.
-
-    Names are not quoted, since some may be patients' after all.
-    """
-    parts = _parts(root, files)
-    depth = min(map(len, parts), default=0)
-    if not depth:
-        return None
-    top = Counter(part[0] for part in parts)
-    if all(name.lower() in SPLITS for name in top):
-        return "splits (train, test), not patients"
-    if any(map(_is_class, top)) or set(top) == {"0", "1"}:
-        return "classes, though not all of their names are known"
-    if len(top) == 1 and next(iter(top)).lower() in _CONTAINERS.split():
-        return "one folder of all images, not a patient"
-    if len(top) == 1 or len(top) > FEW or min(top.values()) < MANY or any(map(_NUMBERED.fullmatch, top)):
-        return None
-    return "classes or patients: a few folders of many images each, without numbers in their names"
-
-
 def patient_finder(root: Path, files: Iterable[Path]) -> Callable[[Path], str]:
     """Return the function from a path to the patient that its folder or name tells, or to ""; `files` are images."""
     parts = _parts(root, files)
@@ -161,18 +139,19 @@ def _levels(parts: Sequence[tuple[str, ...]], *, known: bool) -> _Levels | None:
             break
     for label, patient in ((level, None), (level + 1, level)):
         if label < len(names) and _are_classes(names[label]) and label != split:
-            numbered = label + 1 < len(names) and all(map(_NUMBERED.fullmatch, names[label + 1]))
+            numbered = label + 1 < len(names) and all(map(NUMBERED.fullmatch, names[label + 1]))
             return _Levels(label, split, label + 1 if patient is None and numbered else patient)
     return None if known or level >= len(names) or level == split else _Levels(level, split, None)
 
 
 def _are_classes(names: Collection[str]) -> bool:
-    return len(names) > 1 and (all(map(_is_class, names)) or {name.lower() for name in names} == {"yes", "no"})
+    return len(names) > 1 and (all(map(is_class, names)) or {name.lower() for name in names} == {"yes", "no"})
 
 
-def _is_class(name: str) -> bool:
-    words = _COVID.sub("covid ", name.lower())
-    return not re.search("[0-9]", words) and not WORDS.isdisjoint(re.findall("[a-z]+", words))
+def is_class(name: str) -> bool:
+    """Return whether a folder's name is that of a known class."""
+    words = _COVID.sub("covid ", normalize("NFC", name.lower()))
+    return not re.search("[0-9]", words) and not WORDS.isdisjoint(re.findall(r"[^\W\d_]+", words))
 
 
 def _image(root: Path, levels: _Levels, file: Path) -> _Image:

@@ -103,8 +103,8 @@ def _doubts(parts: list[_Part], by_part: list[list[Path]]) -> tuple[Doubt, ...]:
 
 def _folder(root: Path, part: _Part, parts: int) -> Path:
     """Return the folder of images: the sequence's, or the part's if there are several parts or it exists."""
-    dated = root / f"{part.sequence}/{part.time}"
-    return dated if parts > 1 or is_folder(dated) else root / part.sequence
+    dated, whole = (file_inside(root, name) or root / name for name in (f"{part.sequence}/{part.time}", part.sequence))
+    return dated if parts > 1 or is_folder(dated) else whole
 
 
 def _images(root: Path, part: _Part, parts: int, refuse: Refuse) -> list[Path]:

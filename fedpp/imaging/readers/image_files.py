@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from fedpp.errors import NoImageError, UnusableFileError
@@ -11,17 +12,20 @@ from fedpp.imaging.natural_order import natural, order_is_a_guess
 from fedpp.imaging.reasons import Doubt, Reason
 from fedpp.imaging.sequence import FrameFile, Refuse
 
+_MASKS = re.compile("(?:ground[ _-]?truth|mask|segmentation|annotation|label)s?", re.IGNORECASE)  # folders
 _MASK = re.compile(r"(.+?)[ _-](?:mask|seg|segmentation)(?:[ _-]?[0-9]+)?", re.IGNORECASE)
 
 
 def images_among(files: Iterable[Path], refuse: Refuse) -> list[Path]:
-    """Return the images among files; one of a format that is not read, or the mask of another, goes to `refuse`."""
+    """Return the images among files; one of a format that is not read, or the mask of another, goes to `refuse`.
+
+    A mask is named after its image, such as x_mask.png, or is in a folder of masks beside that of the image.
+    """
     files = list(files)
-    stems = {file.with_suffix("") for file in files if is_image(file)}
+    masks = _masks([file for file in files if is_image(file)])
     images = []
     for file in files:
-        mask = _MASK.fullmatch(file.stem) if is_image(file) else None
-        if mask and file.with_name(mask[1]) in stems:
+        if file in masks:
             refuse(file, NoImageError(f"{file} is the mask of an image beside it", Reason.NO_PICTURE))
         elif is_image(file):
             images.append(file)
@@ -29,6 +33,36 @@ def images_among(files: Iterable[Path], refuse: Refuse) -> list[Path]:
             message = f"{file} is of a format that is not read: convert it to PNG, TIFF or JPEG"
             refuse(file, UnusableFileError(message, Reason.NO_DECODER))
     return images
+
+
+def _masks(images: Iterable[Path]) -> set[Path]:
+    """Return those of the images that are masks of others."""
+    stems = {image: image.with_suffix("") for image in images}
+    levels = {level for stem in stems.values() for level in _mask_levels(stem)}
+    beside = {
+        _in_any_folder(stem, level)
+        for stem in stems.values()
+        for level in levels - set(_mask_levels(stem))
+        if level + 1 < len(stem.parts)
+    }
+    known = set(stems.values())
+    return {image for image, stem in stems.items() if _is_mask(stem, known, beside)}
+
+
+def _is_mask(stem: Path, known: AbstractSet[Path], beside: AbstractSet[Path]) -> bool:
+    named = _MASK.fullmatch(stem.name)
+    plain = stem.with_name(named[1]) if named else stem
+    in_folder = (_in_any_folder(name, level) for level in _mask_levels(stem) for name in (stem, plain))
+    return (named is not None and plain in known) or not beside.isdisjoint(in_folder)
+
+
+def _mask_levels(stem: Path) -> list[int]:
+    return [level for level, part in enumerate(stem.parts[:-1]) if _MASKS.fullmatch(part)]
+
+
+def _in_any_folder(stem: Path, level: int) -> Path:
+    """Return a path with the folder at this level left open, which is the same for an image and its mask."""
+    return Path(*stem.parts[:level], "*", *stem.parts[level + 1 :])
 
 
 def in_order(images: Iterable[Path]) -> list[Path]:

@@ -27,6 +27,14 @@ from fedpp.imaging.tables import NO_IMAGE, Line, file_inside, is_file, read_tabl
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "patient", "label")
 OPTIONAL = ("time", "sequence", "split")
+_TIMES = """
+    date datetime date_time timestamp day days time(days) time_days timepoint time_point visit visit_date visitdate
+    study_date studydate exam_date examdate scan_date scandate acquisition_date acquisitiondate datum zeit zeitpunkt
+"""
+_OTHER_NAMES = {  # what may be an optional column, which is not passed over
+    **dict.fromkeys(_TIMES.split(), "time"),
+    **dict.fromkeys(("set", "subset", "partition", "splits"), "split"),
+}
 _YEAR = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])?(\.0*)?", re.ASCII)  # also with a month
 MAX_DAYS = 1_000_000  # a greater number is no count of days, but a date without dashes, or seconds
 _DAY = timedelta(days=1) // timedelta(microseconds=1)
@@ -65,7 +73,7 @@ def read_manifest(root: Path, refuse: Refuse = refuse) -> tuple[list[ImageSequen
     not fit.
     """
     table = root / MANIFEST
-    rows = read_table(table, COLUMNS, NO_IMAGE, OPTIONAL)
+    rows = read_table(table, COLUMNS, NO_IMAGE, OPTIONAL, _OTHER_NAMES)
     _require_days(table, rows)
     groups: dict[tuple[str, str], list[_Image]] = {}
     named: dict[Path, int] = {}

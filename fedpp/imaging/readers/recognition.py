@@ -11,9 +11,10 @@ from fedpp.errors import RawDataError
 from fedpp.imaging.images import is_image
 from fedpp.imaging.readers.breakhis import is_breakhis
 from fedpp.imaging.readers.chexpert import is_chexpert, named_as_chexpert
-from fedpp.imaging.readers.class_folders import has_class_levels, require_patients, resemblance
+from fedpp.imaging.readers.class_folders import has_class_levels, require_patients
 from fedpp.imaging.readers.dicom_folder import is_dicom
 from fedpp.imaging.readers.file_types import is_named_as_table
+from fedpp.imaging.readers.folder_names import resemblance
 from fedpp.imaging.readers.folders import files_below
 from fedpp.imaging.readers.frame_folders import COLUMNS, INDEX
 from fedpp.imaging.readers.manifest_table import MANIFEST
