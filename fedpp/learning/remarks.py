@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fedpp.learning.intervals import Estimate, estimates
 from fedpp.learning.metrics import Decisions, OperatingPoint, decisions
 from fedpp.protocol.counts import Counts
-from fedpp.texts import either, printable, short
+from fedpp.texts import counted, either, printable, short
 
 FEW = 20  # examples of a kind: with fewer, an interval of their share is about 0.3 to 0.6 wide
 LONGEST_NAME = 60  # characters of a side in a sentence
@@ -40,7 +40,7 @@ def remarks(
         *_of_decisions(counts, figures["accuracy"], negative, positive),
         *_of_order(figures["auc"] if auc is None else auc),
         *_of_numbers(decided, negative, positive),
-        *(_of_point(point, positive) if point else ()),
+        *(_of_point(point, negative, positive) if point else ()),
     ]
     of = f"{sides(classes, finding=True)[1]}: " if finding else ""
     return tuple(printable(f"{of}{sentence}") for sentence in made)
@@ -58,7 +58,7 @@ def _of_decisions(counts: Counts, accuracy: Estimate, negative: str, positive: s
     else:
         return []
     share = f"{accuracy.part} of {accuracy.whole}"
-    return [f"{said}; it is right in {share}, and one answer for all in {most}"]
+    return [f"taking the most probable class, {said}; it is right in {share}, and one answer for all in {most}"]
 
 
 def _of_order(auc: Estimate) -> list[str]:
@@ -74,27 +74,24 @@ def _of_numbers(decided: Decisions, negative: str, positive: str) -> list[str]:
     examples = decided.positives + decided.negatives
     if not examples:
         return ["no sequence was tested: there are no figures"]
+    tested = ((decided.positives, positive, "sensitivity"), (decided.negatives, negative, "specificity"))
     made = []
-    for number, name, figure in (
-        (decided.positives, positive, "sensitivity"),
-        (decided.negatives, negative, "specificity"),
-    ):
+    for number, name, figure in tested:
         if not number:
             none = f"none of {examples} sequences is {name}"
             made.append(f"the test is one-sided: {none}, so {figure} and AUC are not defined")
-        elif number < FEW:
-            are = "sequence is" if number == 1 else "sequences are"
-            made.append(f"the test is tiny: only {number} {are} {name}, so {figure} and AUC are uncertain")
+    few = [(n, name, figure) for n, name, figure in tested if 0 < n < FEW]
+    if few:
+        counts = " and ".join(f"{counted(n, 'sequence')} of {name}" for n, name, _ in few)
+        figures = ", ".join(figure for *_, figure in few)
+        made.append(f"the test is tiny: it has {counts}, so {figures} and AUC are uncertain")
     return made
 
 
-def _of_point(point: OperatingPoint, positive: str) -> list[str]:
+def _of_point(point: OperatingPoint, negative: str, positive: str) -> list[str]:
     there = point.decisions
-    if there.sensitivity is not None and there.sensitivity < point.wanted:
-        return [
-            (
-                f"the threshold for a sensitivity of {point.wanted:g} found {there.found} of {there.positives} "
-                f"{positive} in the test: it was chosen on other patients"
-            )
-        ]
-    return []
+    if there.sensitivity is None or there.sensitivity >= point.wanted:
+        return []
+    found = f"found only {there.found} of {there.positives} {positive} in the test"
+    alarms = f", and called {there.alarms} of {there.negatives} {negative} positive" if there.negatives else ""
+    return [f"the threshold for a sensitivity of {point.wanted:g} on validation patients {found}{alarms}"]

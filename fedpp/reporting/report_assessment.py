@@ -74,11 +74,17 @@ class ReportAssessment:
         """Return the share of the positive side in the test."""
         return share(self.decisions.positives, self.decisions.positives + self.decisions.negatives)
 
-    def can(self) -> tuple[str, ...]:
-        """Return in sentences how well the model orders, finds and clears, each figure beside what chance gives."""
-        return (self._order(), self._finding(), *self._trust())
+    def measured(self) -> tuple[str, ...]:
+        """Return in sentences how well the model ranks, finds and clears, each figure beside what chance gives."""
+        chosen = "At the threshold that was chosen on validation patients"
+        return (
+            self._order(),
+            self._found("Taking the most probable class", self.figures),
+            *([self._found(chosen, self.at_threshold)] if self.at_threshold else []),
+            *self._trust(),
+        )
 
-    def cannot(self) -> tuple[str, ...]:
+    def limits(self) -> tuple[str, ...]:
         """Return in sentences what the model misses, and what a reader of the figures must know."""
         of = self.decisions
         missed = f'It missed {of.missed} of {of.positives} "{self.positive}"' if of.missed else ""
@@ -90,17 +96,18 @@ class ReportAssessment:
         auc = self.figures["auc"]
         if auc.value is None or self.verdict == "undefined":
             return f'Whether it ranks "{self.positive}" above "{self.negative}" cannot be said: both must be tested.'
-        pairs = f'it ranks the "{self.positive}" one above the "{self.negative}" one in {round(100 * auc.value)} of 100'
+        higher = f'it gives the "{self.positive}" one the higher score in {round(100 * auc.value)} of 100 pairs'
         return (
-            f"Of pairs of one sequence of each side, {pairs}, where guessing does in 50: AUC {_figure(auc)}; "
-            f"{'the interval holds' if self.verdict == 'unclear' else 'chance is'} 0.5."
+            f'Of a "{self.positive}" and a "{self.negative}" sequence {higher}, where guessing does in 50: AUC '
+            f"{_figure(auc)}; {'the interval includes' if self.verdict == 'unclear' else 'chance is'} 0.5."
         )
 
-    def _finding(self) -> str:
-        of, figures = self.decisions, self.figures
-        found = f'found {of.found} of {of.positives} "{self.positive}", {_figure(figures["sensitivity"])}'
-        cleared = f'cleared {of.cleared} of {of.negatives} "{self.negative}", {_figure(figures["specificity"])}'
-        return f"At the threshold of one half it {found}, and {cleared}."
+    def _found(self, how: str, figures: Mapping[str, Estimate]) -> str:
+        found, cleared = figures["sensitivity"], figures["specificity"]
+        return (
+            f'{how}, it found {found.part} of {found.whole} "{self.positive}", {_figure(found)}, and cleared '
+            f'{cleared.part} of {cleared.whole} "{self.negative}", {_figure(cleared)}.'
+        )
 
     def _trust(self) -> list[str]:
         of, all_tested = self.decisions, self.decisions.positives + self.decisions.negatives
@@ -118,7 +125,7 @@ class ReportAssessment:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the entry of `report.json`."""
-        words = {"verdict": self.verdict, "can": list(self.can()), "cannot": list(self.cannot())}
+        words = {"verdict": self.verdict, "measured": list(self.measured()), "limits": list(self.limits())}
         plain = asdict(self) | {"decisions": self.decisions.to_mapping(), "remarks": list(self.remarks)}
         return plain | {"prevalence": self.prevalence.to_mapping(), "in_words": words}
 

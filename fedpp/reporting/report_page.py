@@ -93,13 +93,15 @@ def _cards(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     details = _of_confusion(record["confusion"]["matrix"]) if record["confusion"] else _of_findings(record["findings"])
     if reference:
         details |= {name: f"plaintext reference {figure(reference[name])}" for name in ("auc", "f1")}
-    if record["confusion"] and any(one["exact"] for one in record["assessments"]):
-        binned = f"from bins {figure(final['auc'])}" + (f", {details['auc']}" if reference else "")
-        details["auc"] = f"0.5 is chance; {binned}"
-        final = {**final, "auc": record["assessments"][0]["figures"]["auc"]["value"]}
+    doubtful = False
+    if record["confusion"] and record["assessments"]:
+        of = record["assessments"][0]
+        auc, doubtful = of["figures"]["auc"], of["in_words"]["verdict"] != "better"
+        final = {**final, "auc": auc["value"]}
+        details["auc"] = f"{figure(auc['low'])} to {figure(auc['high'])}; 0.5 is chance"
     labels = {"auc": "AUC", "missed_diagnosis_rate": "Missed diagnoses", "f1": "F1"}
     return [
-        {"label": labels.get(name, name.capitalize()), "value": final[name], "detail": detail}
+        {"label": labels.get(name, name.capitalize()), "value": final[name], "detail": detail, "doubtful": doubtful}
         for name, detail in details.items()
     ]
 
@@ -113,8 +115,8 @@ def _of_confusion(matrix: Sequence[Sequence[int]]) -> dict[str, str]:
         "sensitivity": f"{positives - missed} of {positives} positive found",
         "specificity": f"{matrix[0][0]} of {negatives} negative cleared",
         "missed_diagnosis_rate": f"{missed} of {positives} positive missed",
-        "f1": "precision with sensitivity",
-        "accuracy": f"{right} of {tested} right",
+        "f1": "mean of PPV and sensitivity",
+        "accuracy": f"{right} of {tested} right; one answer for all: {max(map(sum, matrix))}",
     }
 
 

@@ -117,7 +117,9 @@ def test_remarks_stand_in_json_and_on_the_terminal() -> None:
     counts = count([1] * 22 + [0] * 200, presence(np.array([*np.linspace(-4, -2, 22), *np.linspace(-9, -2, 200)])))
     assessed = Assessment.of_counts(counts, ("no Edema", "Edema"))
     (remark,) = assessed.remarks
-    assert remark.startswith('the model finds nothing: it found 0 of 22 "Edema"; it is right in 200 of 222')
+    assert remark.startswith(
+        'taking the most probable class, the model finds nothing: it found 0 of 22 "Edema"; it is right in 200 of 222'
+    )
     assert assessed.to_mapping()["remarks"] == [remark]
     assert assessed.lines()[-1] == f"note: {remark}"
 

@@ -10,7 +10,10 @@ from fedpp.protocol.counts import Counts
 from fedpp.texts import either
 
 CLASSES = ("no Edema", "Edema")
-NO_BETTER = "the model decides no better than one answer for all; it is right in {}, and one answer for all in {}"
+NO_BETTER = (
+    "taking the most probable class, the model decides no better than one answer for all; it is right in {}, and one "
+    "answer for all in {}"
+)
 GUESSED = "the scores are not shown to be better than guessing (AUC {:.2f}, 95 % interval {:.2f} to {:.2f})"
 
 
@@ -32,8 +35,8 @@ def spread(number: int, middle: float) -> list[float]:
             scored(spread(22, -4), spread(200, -8)),
             [
                 (
-                    'the model finds nothing: it found 0 of 22 "Edema"; it is right in 200 of 222, and one answer for '
-                    "all in 200"
+                    'taking the most probable class, the model finds nothing: it found 0 of 22 "Edema"; it is right in '
+                    "200 of 222, and one answer for all in 200"
                 )
             ],
         ),
@@ -41,8 +44,8 @@ def spread(number: int, middle: float) -> list[float]:
             scored(spread(30, 8), spread(50, 4)),
             [
                 (
-                    'the model clears nothing: it called all 50 "no Edema" positive; it is right in 30 of 80, and one '
-                    "answer for all in 50"
+                    'taking the most probable class, the model clears nothing: it called all 50 "no Edema" positive; '
+                    "it is right in 30 of 80, and one answer for all in 50"
                 )
             ],
         ),
@@ -71,13 +74,13 @@ def spread(number: int, middle: float) -> list[float]:
         ),
         (
             scored([9.0] * 19, spread(20, -4)),
-            ['the test is tiny: only 19 sequences are "Edema", so sensitivity and AUC are uncertain'],
+            ['the test is tiny: it has 19 sequences of "Edema", so sensitivity and AUC are uncertain'],
         ),
         (
             scored([9.0] * 20, [-9.0]),
             [
                 GUESSED.format(1, 0.42, 1),
-                'the test is tiny: only 1 sequence is "no Edema", so specificity and AUC are uncertain',
+                'the test is tiny: it has 1 sequence of "no Edema", so specificity and AUC are uncertain',
             ],
         ),
         (
@@ -112,7 +115,8 @@ def test_a_point_that_misses_more_than_wanted_is_said() -> None:
     points = [OperatingPoint(0.9, -1.0, 0.27, Decisions(found, 5, 55, 40 - found)) for found in (30, 36)]
     (said,) = remarks(counts, CLASSES, point=points[0])
     assert said == (
-        'the threshold for a sensitivity of 0.9 found 30 of 40 "Edema" in the test: it was chosen on other patients'
+        'the threshold for a sensitivity of 0.9 on validation patients found only 30 of 40 "Edema" in the test, and '
+        'called 5 of 60 "no Edema" positive'
     )
     assert remarks(counts, CLASSES, point=points[1]) == ()
 

@@ -87,14 +87,14 @@ def test_the_words_have_the_counts_of_scikit_learn() -> None:
     labels, probabilities = predicted(2)
     assessment = ReportAssessment.of(Assessment.of_counts(count(labels, probabilities), CLASSES))
     (cleared, alarms), (missed, found) = confusion_matrix(labels, probabilities[:, 1] > 0.5).tolist()
-    can, cannot = " ".join(assessment.can()), " ".join(assessment.cannot())
-    assert f'found {found} of 80 "sick"' in can
-    assert f'cleared {cleared} of 120 "healthy"' in can
-    assert f'When it says "sick", it is right in {found} of {found + alarms}' in can
-    assert f'When it says "healthy", it is right in {cleared} of {cleared + missed}' in can
-    assert "80 of 200 are (0.40)" in can
-    assert f'It missed {missed} of 80 "sick" and it called {alarms} of 120 "healthy" positive.' in cannot
-    assert f"in {round(100 * roc_auc_score(labels, probabilities[:, 1]))} of 100" in can
+    measured, limits = " ".join(assessment.measured()), " ".join(assessment.limits())
+    assert f'found {found} of 80 "sick"' in measured
+    assert f'cleared {cleared} of 120 "healthy"' in measured
+    assert f'When it says "sick", it is right in {found} of {found + alarms}' in measured
+    assert f'When it says "healthy", it is right in {cleared} of {cleared + missed}' in measured
+    assert "80 of 200 are (0.40)" in measured
+    assert f'It missed {missed} of 80 "sick" and it called {alarms} of 120 "healthy" positive.' in limits
+    assert f"in {round(100 * roc_auc_score(labels, probabilities[:, 1]))} of 100" in measured
 
 
 def test_single_predictions_give_exact_curves() -> None:
