@@ -47,6 +47,23 @@ def tiff(*pages: tuple[np.ndarray, dict[int, int]], order: str = "<") -> bytes:
     return bytes(content)
 
 
+def tiff_of_strips(*strips: bytes, order: str = "<", **tags: int | tuple[int, ...]) -> bytes:
+    """Return a TIFF of one page of these strips, with tags named like `t256`."""
+    numbers = {int(name[1:]): value if isinstance(value, tuple) else (value,) for name, value in tags.items()}
+    numbers |= {273: (0,) * len(strips), 279: tuple(map(len, strips))}
+    after = 8 + 2 + 12 * len(numbers) + 4
+    outside = {tag: value for tag, value in sorted(numbers.items()) if len(value) > 1}
+    places = {}
+    for tag, value in outside.items():
+        places[tag], after = after, after + 4 * len(value)
+    numbers[273] = tuple(after + sum(map(len, strips[:number])) for number in range(len(strips)))
+    content = (b"II" if order == "<" else b"MM") + struct.pack(order + "HIH", 42, 8, len(numbers))
+    for tag, value in sorted(numbers.items()):
+        content += struct.pack(order + "HHII", tag, 4, len(value), places.get(tag, value[0]))
+    listed = b"".join(struct.pack(f"{order}{len(outside[tag])}I", *numbers[tag]) for tag in outside)
+    return content + bytes(4) + listed + b"".join(strips)
+
+
 def png(pixels: np.ndarray, depth: int, colour: int, *chunks: tuple[bytes, bytes], rows: bytes | None = None) -> bytes:
     """Return a PNG of rows of whole bytes, with these chunks before its pixels."""
     height, width = pixels.shape[:2]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import COMPRESSION as _COMPRESSION
 from PIL.TiffImagePlugin import TiffImageFile
 
 from fedpp.errors import UnusableFileError
@@ -40,6 +39,7 @@ MAX_PAGES = 5_000  # of a file: a header may claim any number, and Pillow takes 
 MAX_PIXELS = 64_000_000  # of a frame: a header may claim any size
 MAX_SCANS = 50  # of a JPEG: each decodes all of its pixels; usual are 10 at most
 JPEG_SCAN = b"\xff\xda"  # ITU-T T.81, table B.1: SOS, which does not occur within a scan
+_BITS, _COMPRESSION, _SAMPLES, _PLANES, _SLICES = 258, 259, 277, 284, 32997  # tags of TIFF
 _LEFT_OUT = (6, 34925)  # TIFF's compressions whose decoders do not say that data are damaged: old JPEG, LZMA
 # what decoders raise on damaged files
 DAMAGE = (
@@ -170,11 +170,25 @@ def _check_whole(file: Path, image: Image.Image, content: bytes) -> None:
     """Raise `UnusableFileError` for a page that was cut where Pillow does not notice, or would not."""
     if image.format in {"JPEG", "MPO"} and content.count(JPEG_SCAN) > MAX_SCANS:
         raise UnusableFileError(f"{file} is a JPEG of more than {MAX_SCANS} scans: is it damaged?", Reason.DAMAGED)
-    if isinstance(image, TiffImageFile) and image.tag_v2.get(_COMPRESSION) in _LEFT_OUT:
-        raise UnusableFileError(f"{file} is compressed as old JPEG or LZMA: save it as LZW", Reason.NO_DECODER)
+    if isinstance(image, TiffImageFile) and (form := _form_left_out(image)):
+        raise UnusableFileError(f"{file} is {form}: save it as LZW, by pixels, little-endian", Reason.NO_DECODER)
     if not is_whole(content, image):
         message = f"cannot read the image {file}: it was cut or damaged, get the whole file again"
         raise UnusableFileError(message, Reason.DAMAGED)
+
+
+def _form_left_out(image: TiffImageFile) -> str:
+    """Return the form of a TIFF's page that decoders get wrong without a word, or ""."""
+    tags = image.tag_v2
+    compression = tags.get(_COMPRESSION, 1)
+    apart = compression == 1 and tags.get(_SAMPLES, 1) > 1 and tags.get(_PLANES, 1) > 1
+    forms = {
+        "compressed as old JPEG or LZMA": compression in _LEFT_OUT,
+        "of planes of more than 8 bits": apart and max(tags.get(_BITS, (1,))) > 8,
+        "compressed and big-endian": compression != 1 and tags.prefix == b"MM" and image.mode in {"I", "F"},
+        "a volume": tags.get(_SLICES, 1) > 1,
+    }
+    return next((form for form, there in forms.items() if there), "")
 
 
 def _pages(file: Path, image: Image.Image) -> Sequence[int]:

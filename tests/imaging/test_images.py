@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import TURNS, encoded, png, tiff
+from picture_files import TURNS, encoded, png, tiff, tiff_of_strips
 from PIL import Image
 
 from fedpp.errors import UnusableFileError
@@ -127,6 +127,48 @@ def test_two_depths_of_one_picture_have_one_contrast(tmp_path: Path):
     deep = RAMP.astype(np.uint16) * 257
     for content in (encoded(RAMP, "PNG"), encoded(Image.fromarray(deep), "PNG"), twelve_bits(RAMP)):
         np.testing.assert_allclose(frames(tmp_path, content)[0], RAMP, atol=0.5)
+
+
+PAGE = {"t256": 32, "t257": 24, "t262": 1, "t277": 1, "t278": 24}
+COLOURED = PAGE | {"t262": 2, "t277": 3, "t284": 2}  # red, green and blue apart
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_planes_of_colours_are_right_or_refused(bits: int, compressed: bool, order: str, tmp_path: Path):
+    """A TIFF's red, green and blue apart: Pillow makes noise of 16 bits that are not compressed."""
+    planes = [
+        (COLOURS[..., n].astype(int) * (257 if bits == 16 else 1)).astype(f"{order}u{bits // 8}") for n in range(3)
+    ]
+    strips = [zlib.compress(plane.tobytes()) if compressed else plane.tobytes() for plane in planes]
+    tags = COLOURED | {"t258": (bits,) * 3, "t259": 8 if compressed else 1}
+    content = tiff_of_strips(*strips, order=order, **tags)
+    if bits == 16 and not compressed:
+        assert "of planes of more than 8 bits" in refused(tmp_path, content)
+    else:
+        np.testing.assert_array_equal(frames(tmp_path, content, colour=True)[0], COLOURS)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_compressed_depth_is_right_or_refused(depth: str, order: str, tmp_path: Path):
+    """Pillow takes the bytes of some compressed big-endian values in the wrong order."""
+    stored, _, shown = DEPTHS[depth]
+    kind = {"u": 1, "i": 2, "f": 3}[stored.dtype.kind]
+    data = zlib.compress(stored.astype(stored.dtype.newbyteorder(order)).tobytes())
+    content = tiff_of_strips(data, order=order, **PAGE, t258=8 * stored.itemsize, t259=8, t339=kind)
+    if order == "<" or depth in {"8 bits", "signed 8 bits", "16 bits"}:
+        np.testing.assert_allclose(frames(tmp_path, content)[0], shown, atol=1e-5)
+    else:
+        assert re.search("compressed and big-endian|not decoded", refused(tmp_path, content))
+
+
+def test_a_volume_in_one_page_is_refused(tmp_path: Path):
+    """A page may have a depth, as of microscopes, of which Pillow reads the first slice alone."""
+    flat, deep = (tiff_of_strips(NOISE.tobytes(), **PAGE, t258=8, t259=1, t32997=slices) for slices in (1, 5))
+    np.testing.assert_array_equal(frames(tmp_path, flat)[0], NOISE)
+    assert "is a volume" in refused(tmp_path, deep)
 
 
 def twelve_bits(pixels: np.ndarray) -> bytes:
