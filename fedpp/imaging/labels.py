@@ -153,7 +153,12 @@ def label_of(states: tuple[str | None, ...], findings: tuple[str, ...]) -> Label
     """
     if len(states) > 1:
         return None if set(states) == {None} else states
-    return None if states[0] is None else findings[0] if states[0] == "1" else ABSENT + findings[0]
+    return None if states[0] is None else findings[0] if states[0] == "1" else _without(findings[0])
+
+
+def _without(finding: str) -> str:
+    """Return the label of the sequences without a finding; those not of "No Finding" have one."""
+    return "any finding" if finding.casefold() == "no finding" else ABSENT + finding
 
 
 def _name(label: str) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from fedpp.errors import ConfigError, RawDataError, UsageError
-from fedpp.imaging.labels import ClassMap, label_names
+from fedpp.imaging.labels import ClassMap, label_names, label_of
 from fedpp.imaging.sequence import ImageSequence
 from fedpp.protocol.counts import UNKNOWN
 
@@ -199,3 +199,13 @@ def test_label_names_are_the_present_findings():
     assert label_names("x", FINDINGS) == ("x",)
     assert label_names((None, "1"), FINDINGS) == ("Fracture",)
     assert label_names(("0", None), FINDINGS) == label_names(None, FINDINGS) == ()
+
+
+@pytest.mark.parametrize(
+    ("finding", "without", "negative"), [("Edema", "no Edema", "no Edema"), ("No Finding", "any finding", "No Finding")]
+)
+def test_the_absence_of_a_finding_has_a_readable_name(finding: str, without: str, negative: str) -> None:
+    """The sequences without a finding are the negative ones, but for those without "No Finding"."""
+    labels = [label_of((state,), (finding,)) for state in ("1", "0")]
+    assert labels == [finding, without]
+    assert ClassMap.choose(labelled(finding, without), None, None).classes[0] == negative
