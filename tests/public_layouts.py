@@ -48,10 +48,13 @@ class Tree:
     random: np.random.Generator
     patients: dict[str, Patient] = field(default_factory=dict)
     written: int = 0
+    shown: dict[int, tuple[str, object]] = field(default_factory=dict)  # patient and label of each image
+    files: dict[Path, str] = field(default_factory=dict)  # their patients
 
-    def image(self, name: str) -> int:
+    def image(self, name: str, patient: str, label: object) -> int:
         """Write the next image, and return its number, which its pixels show."""
         number, self.written = self.written, self.written + 1
+        self.shown[number], self.files[self.root / name] = (patient, label), patient
         pixels = np.repeat(np.array([[number // 250, number % 250]], np.uint8), 8, axis=1).repeat(8, axis=0)
         (self.root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(self.root / name, quality=100)  # a JPEG's blocks are flat: nothing is lost
@@ -76,9 +79,9 @@ def number_of(pixels: np.ndarray) -> int:
     return round(float(pixels[0, 0])) * 250 + round(float(pixels[0, -1]))
 
 
-def chexpert(root: Path, patients: int = 200) -> Tree:
+def chexpert(root: Path, patients: int = 200, *, seed: int = 1) -> Tree:
     """Write CheXpert: studies numbered past 9, lateral views, findings that are blank or uncertain."""
-    tree = Tree(root, np.random.default_rng(1))
+    tree = Tree(root, np.random.default_rng(seed))
     rows: dict[str, list[list[object]]] = {"train": [], "valid": []}
     for patient in range(1, patients + 1):
         table = "valid" if patient % 10 == 0 else "train"
@@ -88,7 +91,7 @@ def chexpert(root: Path, patients: int = 200) -> Tree:
             finding, first = int(tree.random.integers(4)), True
             for view, projection in enumerate(VIEWS[study % 3], 1):
                 path = f"{table}/{name}/study{study + 1}/view{view}_{projection}.jpg"
-                number = tree.image(path)
+                number = tree.image(path, name, EFFUSION[finding])
                 if projection == "frontal" and first:
                     first = False
                     expected.add(number, EFFUSION[finding])
@@ -96,13 +99,15 @@ def chexpert(root: Path, patients: int = 200) -> Tree:
                 row = [f"CheXpert-v1.0-small/{path}", "Female", 60, projection.title(), "AP", *cells]
                 rows[table].append(row)
     for table, of_table in rows.items():
+        if not of_table:
+            continue
         tree.table(f"{table}.csv", ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT], of_table)
     return tree
 
 
-def mimic_cxr(root: Path, patients: int = 200, *, suffix: str = ".csv.gz") -> Tree:
+def mimic_cxr(root: Path, patients: int = 200, *, suffix: str = ".csv.gz", seed: int = 2) -> Tree:
     """Write MIMIC-CXR-JPG: numbers of studies in no order of time, times without leading zeros, two views a study."""
-    tree = Tree(root, np.random.default_rng(2))
+    tree = Tree(root, np.random.default_rng(seed))
     findings, metadata, splits = [], [], []
     for subject in tree.numbers(patients, 9_000_000):
         patient = f"1{subject:07d}"
@@ -116,7 +121,8 @@ def mimic_cxr(root: Path, patients: int = 200, *, suffix: str = ".csv.gz") -> Tr
             findings.append([patient, f"5{study:07d}", *cells])
             for view in ("LATERAL", "PA" if study % 2 else "AP"):
                 dicom = "-".join(f"{part:08x}" for part in tree.random.integers(2**32, size=5))
-                number = tree.image(f"files/p{patient[:2]}/p{patient}/s5{study:07d}/{dicom}.jpg")
+                name = f"files/p{patient[:2]}/p{patient}/s5{study:07d}/{dicom}.jpg"
+                number = tree.image(name, patient, EFFUSION[finding])
                 time = f"{int(when.strftime('%H%M%S'))}.{int(tree.random.integers(1000)):03d}"
                 metadata.append([dicom, patient, f"5{study:07d}", view, f"{when:%Y%m%d}", time])
                 splits.append([dicom, f"5{study:07d}", patient, split])
@@ -130,9 +136,9 @@ def mimic_cxr(root: Path, patients: int = 200, *, suffix: str = ".csv.gz") -> Tr
     return tree
 
 
-def nih_chestxray14(root: Path, patients: int = 200) -> Tree:
+def nih_chestxray14(root: Path, patients: int = 200, *, seed: int = 3) -> Tree:
     """Write ChestX-ray14: images in twelve folders, several findings an image, lists of training and test."""
-    tree = Tree(root, np.random.default_rng(3))
+    tree = Tree(root, np.random.default_rng(seed))
     rows: list[list[object]] = []
     lists: dict[str, list[str]] = {"train_val_list.txt": [], "test_list.txt": []}
     for patient in range(1, patients + 1):
@@ -140,8 +146,9 @@ def nih_chestxray14(root: Path, patients: int = 200) -> Tree:
         tree.patients[str(patient)] = expected = Patient(split="test" if tested else "train or validation")
         for follow_up in range(1 + patient % 12):
             name = f"{patient:08d}_{follow_up:03d}.png"
-            number = tree.image(f"images_{1 + patient % 12:03d}/images/{name}")
             found = [NIH[i] for i in sorted(tree.numbers(int(tree.random.integers(4)), len(NIH)))]
+            label = EFFUSION["Effusion" not in found]
+            number = tree.image(f"images_{1 + patient % 12:03d}/images/{name}", str(patient), label)
             expected.add(number, set(found))
             rows.append([name, "|".join(found) or "No Finding", follow_up, patient, 60, "M", "PA", 8, 8, 0.1, 0.1, ""])
             lists["test_list.txt" if tested else "train_val_list.txt"].append(name)
@@ -152,9 +159,9 @@ def nih_chestxray14(root: Path, patients: int = 200) -> Tree:
     return tree
 
 
-def class_folders(root: Path, patients: int = 200, *, splits: bool = True) -> Tree:
+def class_folders(root: Path, patients: int = 200, *, splits: bool = True, seed: int = 4) -> Tree:
     """Write folders of classes, below splits or not: some patients have images of two classes."""
-    tree = Tree(root, np.random.default_rng(4))
+    tree = Tree(root, np.random.default_rng(seed))
     classes = ("benign", "malignant", "normal")
     for patient in range(1, patients + 1):
         split = ("train", "val", "test")[int(tree.random.choice(3, p=(0.7, 0.1, 0.2)))]
@@ -163,5 +170,6 @@ def class_folders(root: Path, patients: int = 200, *, splits: bool = True) -> Tr
             tree.patients[key] = expected = Patient(split=split.replace("val", "validation") if splits else None)
             for image in sorted(tree.numbers(1 + patient % 3, 30)):
                 name = f"{label}/patient{patient}_{image}.png"
-                expected.add(tree.image(f"{split}/{name}" if splits else name), label)
+                name = f"{split}/{name}" if splits else name
+                expected.add(tree.image(name, f"patient{patient}", label), label)
     return tree

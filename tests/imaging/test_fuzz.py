@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import strange_layouts
 from conftest import DATA, loaded
 from hypothesis import given
 from hypothesis import strategies as st
 from mutations import read_damaged, sources
 from PIL import Image
+from strange_layouts import LAYOUTS, misread_layouts
 from strange_trees import misread_trees, tree
 
 from fedpp.dataset.encrypted_dataset import EncryptedDataset
@@ -203,6 +205,19 @@ def test_what_hospitals_have_is_read_rightly_or_refused(trees: int, tmp_path: Pa
     assert min(ends.values()) > trees / 4
 
 
+@pytest.mark.parametrize("trees", [140, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_layouts_are_read_rightly_or_refused(trees: int, tmp_path: Path):
+    """Layouts with tables and classes, tables and files of them damaged: as above, and patients in are out or named."""
+    numbers = [range(part, trees, PROCESSES) for part in range(PROCESSES)]
+    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
+        results = list(pool.map(misread_layouts, numbers, [tmp_path / str(part) for part in range(PROCESSES)]))
+    assert not [text for _, wrong in results for text in wrong]
+    ends = results[0][0] + results[1][0]
+    assert ends.total() == trees
+    assert set(ends) == {f"{layout} {end}" for layout in LAYOUTS for end in ("read", "refused")}
+    assert min(ends.values()) > trees / len(ends) / 4
+
+
 @pytest.mark.parametrize("trees", [20, pytest.param(500, marks=pytest.mark.slow)])
 def test_ingest_writes_all_of_them_or_nothing(trees: int, tmp_path: Path, domain: KeyDomain):
     """A dataset of all sequences that were read, of which some may hold damaged pixels, or no trace of it."""
@@ -212,7 +227,10 @@ def test_ingest_writes_all_of_them_or_nothing(trees: int, tmp_path: Path, domain
     ends: Counter[str] = Counter()
     for number in range(trees):
         try:
-            sequences, _ = read_sequences(tree(tmp_path / "raw", number).root, refuse=lambda *_: None)
+            root = (
+                tree(tmp_path / "raw", number) if number % 2 else strange_layouts.tree(tmp_path / "raw", number)[0]
+            ).root
+            sequences, _ = read_sequences(root, refuse=lambda *_: None)
             ingest(sequences, out, domain=domain, class_map=ClassMap(()), settings=settings)
         except FedppError:
             ends["refused"] += 1
