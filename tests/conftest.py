@@ -56,6 +56,7 @@ LONGEST = (
     "learning/test_learner.py",
     "learning/test_proximal.py",
     "test_ultrasound_masking.py",
+    "sites/vault/masked_runs/test_run_machine.py",
     "coordinator/operator/test_supervision.py",
     "sites/vault/masked_runs/test_run_schedules.py",
     "sites/cli/test_data_commands.py",
