@@ -51,7 +51,7 @@ class Tree:
     shown: dict[int, tuple[str, object]] = field(default_factory=dict)  # patient and label of each image
     files: dict[Path, str] = field(default_factory=dict)  # their patients
 
-    def image(self, name: str, patient: str, label: object) -> int:
+    def image(self, name: str, patient: str = "", label: object = None) -> int:
         """Write the next image, and return its number, which its pixels show."""
         number, self.written = self.written, self.written + 1
         self.shown[number], self.files[self.root / name] = (patient, label), patient
