@@ -7,7 +7,7 @@ date is unknown, and images that only their names tell apart, have a place that 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +23,16 @@ _WITH_CLOCK = re.compile(
 )  # DT, ISO 8601
 _CLOCK = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?)?", re.ASCII)
 _FRAME_INDEX = "DimensionIndexValues"
-_EVENTS = ("Study", "Acquisition", "Content")
+_EVENTS = ("Study", "Series", "Acquisition", "Content")  # the last two are of the image alone
+LIFETIME = timedelta(days=36_525)  # dates further apart are none, but stand for unknown ones, such as 1900-01-01
 
 
 @dataclass(frozen=True)
 class Place:
     """An image's place among its patient's; what is None is unknown.
 
-    `moment` is the time of its study, or else of its acquisition or content; midnight for a date alone, None if date
-    or time cannot be read.
+    `moment` is the time of its study, or else of its series, acquisition or content, `taken` that of its acquisition
+    or else content; midnight for a date alone, None if date or time cannot be read.
     """
 
     moment: datetime | None
@@ -43,6 +44,7 @@ class Place:
     acquisition: int | None
     instance: int | None
     position: float | None
+    taken: datetime | None
     file: Path
 
 
@@ -56,6 +58,7 @@ def place_of(image: pydicom.Dataset, file: Path) -> Place:
         _whole(image, "AcquisitionNumber"),
         _whole(image, "InstanceNumber"),
         _position(image),
+        _moment(image, _EVENTS[2:])[0],
         file,
     )
 
@@ -70,7 +73,9 @@ def in_order(places: Iterable[Place]) -> tuple[list[Place], bool]:
         rank = natural(str(place.file))
         ranks[place.study] = min(rank, ranks.get(place.study, rank))
     ordered = sorted(places, key=lambda place: _key(place, ranks[place.study]))
-    return ordered, not all(map(_is_certain, ordered, ordered[1:]))
+    days = [place.day for place in ordered if place.day]
+    is_certain = all(map(_is_certain, ordered, ordered[1:])) and not any(map(_contradicts, ordered, ordered[1:]))
+    return ordered, not is_certain or bool(days and days[-1] - days[0] > LIFETIME)
 
 
 def frame_order(image: pydicom.Dataset, count: int) -> tuple[list[int], bool]:
@@ -106,11 +111,14 @@ def day_of(text: str) -> date | None:
     return None if day_first and month_first else day_first or month_first
 
 
-def _moment(image: pydicom.Dataset) -> tuple[datetime | None, date | None, time | None]:
-    """Return an image's time, its day and its time of day."""
+def _moment(
+    image: pydicom.Dataset, events: Iterable[str] = _EVENTS
+) -> tuple[datetime | None, date | None, time | None]:
+    """Return the time of the first event that has one, its day and its time of day."""
     known = None
-    for event in _EVENTS:
-        days, clocks = (str(image.get(f"{event}{part}") or "").strip() for part in ("Date", "Time"))
+    for event in events:
+        whole, days, clocks = (str(image.get(f"{event}{part}") or "").strip() for part in ("DateTime", "Date", "Time"))
+        days = days or whole
         if both := _WITH_CLOCK.fullmatch(days):
             days, clocks = both[1], clocks or both[2]
         day, clock = day_of(days), _clock(clocks)
@@ -169,6 +177,7 @@ def _key(place: Place, rank: Key) -> tuple[object, ...]:
         (rank, place.study),
         (_known(place.series), place.series_id),
         *(_known(value) for value in (place.acquisition, place.instance, place.position)),
+        place.taken or datetime.min,  # noqa: DTZ901  DICOM's times have no zone
         (natural(str(place.file)), str(place.file)),
     )
 
@@ -187,6 +196,11 @@ def _is_certain(first: Place, second: Place) -> bool:
     series = first.series, second.series
     if series[0] != series[1] or first.series_id != second.series_id:
         return None not in series and series[0] != series[1]
-    numbered = ((one.acquisition, one.instance, one.position) for one in (first, second))
+    numbered = ((one.acquisition, one.instance, one.position, one.taken) for one in (first, second))
     differing = next((pair for pair in zip(*numbered, strict=True) if pair[0] != pair[1]), (None, None))
     return None not in differing
+
+
+def _contradicts(first: Place, second: Place) -> bool:
+    """Return whether an image was taken on a later day than the next."""
+    return first.taken is not None and second.taken is not None and first.taken.date() > second.taken.date()

@@ -21,7 +21,7 @@ from pydicom.uid import UID, EnhancedUSVolumeStorage, VLWholeSlideMicroscopyImag
 from fedpp.errors import NoImageError, RawDataError, UnusableFileError
 from fedpp.imaging.dicom.dicom_codecs import frame_count, stored_frame
 from fedpp.imaging.dicom.dicom_file import DAMAGE, frames_announced, is_dicom_content, opened, quiet, require_syntax
-from fedpp.imaging.dicom.dicom_order import Place, day_of, frame_order, in_order, place_of
+from fedpp.imaging.dicom.dicom_order import LIFETIME, Place, day_of, frame_order, in_order, place_of
 from fedpp.imaging.dicom.dicom_pixels import display_frame
 from fedpp.imaging.dicom.dicom_tags import TagError
 from fedpp.imaging.readers.folders import files_below
@@ -215,6 +215,9 @@ def _check_picture(image: pydicom.Dataset, file: Path) -> None:
     if kind == VLWholeSlideMicroscopyImageStorage and not _SLIDES_OWN.isdisjoint(image.get("ImageType") or ()):
         message = f"{file} shows the label or the whole glass of a slide, on which a patient may be named: leave it out"
         raise NoImageError(message, Reason.NO_PICTURE)
+    if "FloatPixelData" in image or "DoubleFloatPixelData" in image:
+        message = f"{file} has pixels of floating-point numbers, which are not read: export it with whole ones"
+        raise UnusableFileError(message, Reason.NO_DECODER)
     if "PixelData" not in image:
         named = kind or UID(str(image.file_meta.get("MediaStorageSOPClassUID") or ""))
         if "Image Storage" in named.name or "Rows" in image:
@@ -227,7 +230,7 @@ def _visits(patient: str, images: Iterable[_Image], doubts: tuple[Doubt, ...]) -
     places, is_guess = in_order(image.place for image in images)
     moments = [place.moment for place in places if place.moment is not None]
     times = None
-    if len(moments) == len(places):
+    if len(moments) == len(places) and moments[-1] - moments[0] <= LIFETIME:
         times = tuple((moment - moments[0]).total_seconds() / 86_400 for moment in moments)
     frames = FrameFiles([FrameFile(place.file, 1, _frames) for place in places])
     doubts = (Doubt.ORDER, *doubts) if is_guess else doubts

@@ -194,6 +194,59 @@ def test_numbers_that_do_not_decide_are_a_doubt(tmp_path: Path, tags: list[dict]
     assert slices(tmp_path, tags).doubts == doubts
 
 
+STILLS = {"StudyDate": "20200101", "StudyTime": "100000", **SERIES}
+DAYS = {  # tags of a patient's images in their order of time, whether that is a guess, and the days between them
+    "times of acquisition": ([{"AcquisitionDateTime": f"2020010{n}120000.5"} for n in (1, 2, 3)], False, [0, 1, 2]),
+    "dates of series": ([{"SeriesDate": f"2020010{n}"} for n in (1, 2, 4)], False, [0, 1, 3]),
+    "times of content": (
+        [{"ContentDate": "20200101", "ContentTime": f"10{n}500", **STILLS} for n in (0, 1, 2)],
+        False,
+        [0, 0, 0],
+    ),
+    "times of content, and numbers that are equal": (
+        [{"ContentDate": "20200101", "ContentTime": f"10{n}500", "InstanceNumber": 1, **STILLS} for n in (0, 1)],
+        False,
+        [0, 0],
+    ),
+    "numbers before times of content": (
+        [{"ContentDate": "20200101", "ContentTime": f"1{9 - n}0500", "InstanceNumber": n, **STILLS} for n in (1, 2)],
+        False,
+        [0, 0],
+    ),
+    "days of acquisition against numbers of series": (
+        [{**STILLS, "AcquisitionDate": f"20200{4 - n}01", "SeriesNumber": n} for n in (1, 2)],
+        True,
+        [0, 0],
+    ),
+    "a date that stands for none": ([{"StudyDate": "19000101"}, {"StudyDate": "20200101"}], True, None),
+    "dates of another century": ([{"StudyDate": "21800101"}, {"StudyDate": "21800131"}], False, [0, 30]),
+}
+
+
+@pytest.mark.parametrize("kind", DAYS)
+def test_images_are_in_the_order_in_which_they_were_taken(kind: str, tmp_path: Path):
+    """By whichever event has a date; where dates and numbers contradict each other, the order is a guess."""
+    tags, guess, days = DAYS[kind]
+    for number, of_image in enumerate(tags):
+        study = {"StudyInstanceUID": f"1.2.{9 - number}"}
+        write(tmp_path / f"{9 - number}.dcm", **study | of_image, pixels=np.rot90(RAMP, number).astype(np.uint16))
+    sequence = only(tmp_path)
+    for number, frame in enumerate(sequence.frames):
+        np.testing.assert_allclose(frame * 4095, np.rot90(RAMP, number))
+    assert sequence.doubts == ((Doubt.ORDER,) if guess else ())
+    assert sequence.times == (None if days is None else pytest.approx(days))
+
+
+@pytest.mark.parametrize("keyword", ["FloatPixelData", "DoubleFloatPixelData"])
+def test_pixels_of_floating_point_numbers_are_named(keyword: str, tmp_path: Path):
+    """They are not called missing."""
+    image = dicom_image(PixelData=None, BitsStored=None, HighBit=None, BitsAllocated=32)
+    setattr(image, keyword, np.zeros((32, 32)).tobytes())
+    with pytest.raises(UnusableFileError, match="has pixels of floating-point numbers") as refused:
+        read_dicom(saved(image, tmp_path / "a.dcm"))
+    assert refused.value.reason == Reason.NO_DECODER
+
+
 def test_one_name_of_other_pixels_or_patients_is_lost(tmp_path: Path):
     """Of one SOPInstanceUID, equal pixels of a patient are a copy; another image of that name is lost if skipped."""
     uid = generate_uid()
