@@ -223,7 +223,7 @@ class Account:
             return Outcome.PASSED, Reason.NO_FILE
         if is_named_as_image(path.name) or is_dicom(path) or begins_as_image(path):
             # in a folder that a table names, all images are meant
-            unnamed = layout in BY_TABLE and not (layout == "frames" and path.parent in folders)
+            unnamed = layout in BY_TABLE and (layout != "frames" or folders.isdisjoint(path.parents))
             lost = Reason.OTHER_FORM if folders else Reason.REFUSED
             return (Outcome.PASSED, Reason.UNNAMED) if unnamed else (Outcome.LOST, lost)
         return Outcome.PASSED, reason_unread(path)

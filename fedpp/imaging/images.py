@@ -30,7 +30,8 @@ UNREAD_SUFFIXES = frozenset((  # of images, slides, volumes and films that are n
     ".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img", ".img.gz", ".mgz", ".mnc",
     ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".psd", ".xcf", ".exr",
     ".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".tga", ".pcx", ".fits",
-    ".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".mjpeg",
+    ".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".mjpeg", ".3gp", ".asf", ".flv", ".m2ts",
+    ".mts", ".vob", ".e2e", ".fda", ".vol",
 ))
 # fmt: on
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")  # no other decoder of Pillow's, whatever a file's name

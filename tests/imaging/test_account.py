@@ -103,6 +103,14 @@ KINDS: dict[str, tuple[str, Callable[[Path], object], str, Outcome, str]] = {
         for suffix in (".heic", ".jp2", ".nii", ".nii.gz", ".svs", ".avif", ".mp4", ".jfif", ".webp")
     },
     "HEIC of a listed folder": ("frames", lambda root: touch(root, "q/2.heic"), "q/2.heic", LOST, ""),
+    "below a listed folder": (
+        "frames",
+        lambda root: png(root, "q/left/1.png"),
+        "q/left/1.png",
+        LOST,
+        Reason.OTHER_FORM,
+    ),
+    "OCT": ("images", lambda root: touch(root, "q/1.E2E"), "q/1.E2E", LOST, Reason.NO_DECODER),
     "damaged": ("images", lambda root: damaged(root, "s/1.png"), "s/1.png", LOST, Reason.DAMAGED),
     "link to nothing": ("images", lambda root: linked(root, "q/2.png", "gone"), "q/2.png", LOST, Reason.DANGLING),
     "link to nothing, DICOM": ("dicom", lambda root: linked(root, "q/IM2", "gone"), "q/IM2", LOST, Reason.DANGLING),

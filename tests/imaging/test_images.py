@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from imagecodecs import jpeg8_encode
 from picture_files import TURNS, encoded, png, tiff, tiff_of_strips
 from PIL import Image
 
@@ -343,6 +344,84 @@ def test_colours_of_print_are_read(tmp_path: Path):
     lab = np.dstack([RAMP, np.full_like(RAMP, 128), np.full_like(RAMP, 128)])
     content = encoded(Image.frombytes("LAB", (32, 24), lab.tobytes()), "TIFF")
     assert np.corrcoef(frames(tmp_path, content)[0].ravel(), RAMP.ravel())[0, 1] > 0.98
+
+
+PLAIN = PAGE | {"t258": 8, "t259": 1}
+HALVES = NOISE > 127
+SMOOTH = np.dstack([X * 8, Y * 10, (X + Y) * 4]).astype(np.uint8)
+INVERSE = bytes(value for grey in range(255, -1, -1) for value in (grey, grey, grey, 0))  # a BMP's palette
+
+
+def bmp(rows: bytes, bits: int, *, top: bool = False, compression: int = 0, palette: bytes = b"") -> bytes:
+    """Return a BMP of these rows, the lowest first unless `top`."""
+    header = struct.pack("<IiiHHIIiiII", 40, 32, -24 if top else 24, 1, bits, compression, len(rows), 0, 0, 0, 0)
+    start = 14 + len(header) + len(palette)
+    return b"BM" + struct.pack("<IHHI", start + len(rows), 0, 0, start) + header + palette + rows
+
+
+def old_bmp() -> bytes:
+    header = struct.pack("<IHHHH", 12, 32, 24, 1, 24)  # of OS/2
+    rows = COLOURS[::-1, :, ::-1].tobytes()
+    return b"BM" + struct.pack("<IHHI", 26 + len(rows), 0, 0, 26) + header + rows
+
+
+def in_runs(row: np.ndarray) -> bytes:
+    return b"".join(bytes([1, int(pixel)]) for pixel in row) + b"\0\0"
+
+
+def jpeg(**options: object) -> bytes:
+    return bytes(jpeg8_encode(SMOOTH, 95, **options))
+
+
+THUMBNAIL = b"Exif\0\0" + encoded(SMOOTH[::4, ::4].copy(), "JPEG")
+USUAL: dict[str, tuple[bytes, np.ndarray]] = {  # of other programs and devices, and what they show
+    "TIFF, one strip of any height": (tiff_of_strips(NOISE.tobytes(), **PLAIN | {"t278": 2**32 - 1}), NOISE),
+    "TIFF, padded": (tiff_of_strips(NOISE.tobytes() + bytes(50), **PLAIN), NOISE),
+    "TIFF, strips": (
+        tiff_of_strips(*(NOISE[n : n + 10].tobytes() for n in (0, 10, 20)), **PLAIN | {"t278": 10}),
+        NOISE,
+    ),
+    "TIFF, of few tags": (tiff_of_strips(NOISE.tobytes(), t256=32, t257=24, t258=8, t262=1), NOISE),
+    "TIFF, deflated in the old way": (tiff_of_strips(zlib.compress(NOISE.tobytes()), **PLAIN | {"t259": 32946}), NOISE),
+    "TIFF, bits from below": (
+        tiff_of_strips(np.packbits(HALVES, axis=1, bitorder="little").tobytes(), **PLAIN | {"t258": 1, "t266": 2}),
+        HALVES * 255,
+    ),
+    **{f"JPEG, {by}": (jpeg(subsampling=by), SMOOTH) for by in ("444", "422", "420", "411", "440")},
+    "JPEG, optimised": (encoded(SMOOTH, "JPEG", quality=95, optimize=True), SMOOTH),
+    "JPEG, one restart a block": (encoded(SMOOTH, "JPEG", quality=95, restart_marker_blocks=1), SMOOTH),
+    "JPEG, fill bytes": (jpeg().replace(b"\xff\xda", b"\xff\xff\xff\xda", 1), SMOOTH),
+    "JPEG, markers in a comment": (jpeg()[:2] + b"\xff\xfe\0\x08\xff\xd9\xff\xd8ab" + jpeg()[2:], SMOOTH),
+    "JPEG, thumbnail": (
+        jpeg()[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(THUMBNAIL)) + THUMBNAIL + jpeg()[2:],
+        SMOOTH,
+    ),
+    "JPEG, with a film": (jpeg() + b"\0\0\0\x18ftypmp42" + bytes(3000), SMOOTH),
+    "GIF, interlaced": (encoded(NOISE, "GIF", interlace=1), NOISE),
+    "GIF, comment": (encoded(NOISE, "GIF", comment=b"of a device"), NOISE),
+    "PNG, trailer": (encoded(NOISE, "PNG") + b"trailer", NOISE),
+    "PNG, of a bit": (encoded(Image.fromarray(HALVES), "PNG"), HALVES * 255),
+    "PNG, gamma": (png(NOISE, 8, 0, (b"gAMA", struct.pack(">I", 45_455))), NOISE),
+    "PNG, 16 bits of colours": (png(COLOURS.astype(">u2") * 257, 16, 2), COLOURS),
+    "BMP, from the top": (bmp(COLOURS[..., ::-1].tobytes(), 24, top=True), COLOURS),
+    "BMP, of OS/2": (old_bmp(), COLOURS),
+    "BMP, four bytes": (bmp(np.dstack([COLOURS[..., ::-1], 0 * NOISE])[::-1].tobytes(), 32), COLOURS),
+    "BMP, palette": (bmp(NOISE[::-1].tobytes(), 8, palette=INVERSE), 255 - NOISE),
+    "BMP, runs": (bmp(b"".join(map(in_runs, NOISE[::-1])) + b"\0\1", 8, compression=1, palette=INVERSE), 255 - NOISE),
+    "BMP, bits": (bmp(np.packbits(HALVES, axis=1)[::-1].tobytes(), 1, palette=bytes(4) + b"\xff" * 4), HALVES * 255),
+}
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_usual_files_are_no_damaged_ones(name: str, tmp_path: Path):
+    """What programs and devices write is read as it was written, in grey and in colour."""
+    content, shown = USUAL[name]
+    near = 8 if name.startswith("JPEG") else 1
+    (read,) = frames(tmp_path, content)
+    np.testing.assert_allclose(read, luma(shown) if shown.ndim == 3 else shown, atol=near)
+    if shown.ndim == 3:
+        near = 30 if name.startswith("JPEG") else 1  # whose colours are of blocks
+        np.testing.assert_allclose(frames(tmp_path, content, colour=True)[0], shown, atol=near)
 
 
 FILM = {

@@ -103,11 +103,12 @@ def _rows(root: Path, findings: tuple[str, ...], uncertain: Uncertain) -> Iterat
 def _view(
     root: Path, where: str, row: dict[str, str], findings: tuple[str, ...], uncertain: Uncertain
 ) -> tuple[str, View]:
-    parts = _PATH.fullmatch(row[PATH])
+    path = row[PATH].replace("\\", "/")
+    parts = _PATH.fullmatch(path)
     if parts is None:
         raise RawDataError(f"{where}: Path must end like patient00001/study1/view1_frontal.jpg")
     patient, study, number, name = parts.groups()
-    label, file = label_in(where, row, findings, uncertain), _file(root, where, row[PATH])
+    label, file = label_in(where, row, findings, uncertain), _file(root, where, path)
     return patient, View((int(study),), int(number), file, _frontal(where, row, name), label)
 
 

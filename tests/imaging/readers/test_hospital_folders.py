@@ -75,7 +75,9 @@ def pacs_export_with_labels(made: Made) -> None:
     made.labels = {"4711": "ill", "4712": "well"}
 
 
-def chexpert_small(made: Made, *, ill: str = "1.0", separator: str = ",", index: bool = False, above: str = "") -> None:
+def chexpert_small(
+    made: Made, *, ill: str = "1.0", separator: str = ",", index: bool = False, above: str = "", slash: str = "/"
+) -> None:
     """Write CheXpert-v1.0-small as Kaggle has it, unpacked on macOS; perhaps saved again by Excel or pandas."""
     made.labels = {f"patient0000{patient}": "Pleural Effusion" for patient in (1, 2, 3)}
     for table, patients in (("train", (1, 2)), ("valid", (3,))):
@@ -85,7 +87,8 @@ def chexpert_small(made: Made, *, ill: str = "1.0", separator: str = ",", index:
                 name = f"{table}/patient0000{patient}/study{study}/view1_frontal.jpg"
                 made.picture(above + name, f"patient0000{patient}")
                 cells = [ill if finding == "Pleural Effusion" else "" for finding in CHEXPERT]
-                rows.append([f"CheXpert-v1.0-small/{name}", "Female", "60", "Frontal", "AP", *cells])
+                path = f"CheXpert-v1.0-small/{name}".replace("/", slash)
+                rows.append([path, "Female", "60", "Frontal", "AP", *cells])
         header = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT]
         numbered = [["", *header], *([str(number), *row] for number, row in enumerate(rows))]
         made.table(f"{table}.csv", *(numbered if index else [header, *rows]), separator=separator)
@@ -169,6 +172,7 @@ READ: dict[str, Callable[[Made], None]] = {
     "CheXpert-small": chexpert_small,
     "CheXpert-small saved by Excel": lambda made: chexpert_small(made, ill="1,0", separator=";"),
     "CheXpert-small saved by pandas": lambda made: chexpert_small(made, index=True),
+    "CheXpert-small with backslashes": lambda made: chexpert_small(made, slash="\\"),
     "CheXpert-small below its tables": lambda made: chexpert_small(made, above="CheXpert-v1.0-small/"),
     "sample of ChestX-ray14": nih_sample,
     "stills of ultrasound": ultrasound,
