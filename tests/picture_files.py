@@ -64,6 +64,15 @@ def tiff_of_strips(*strips: bytes, order: str = "<", **tags: int | tuple[int, ..
     return content + bytes(4) + listed + b"".join(strips)
 
 
+def bitmap(colours: np.ndarray, opacity: np.ndarray) -> bytes:
+    """Return a BMP of 32 bits whose header (BITMAPV4HEADER) has a mask of opacity."""
+    height, width = opacity.shape
+    pixels = np.dstack([colours[..., ::-1], opacity])[::-1].tobytes()
+    header = struct.pack("<IiiHHIIiiII", 108, width, height, 1, 32, 3, len(pixels), 0, 0, 0, 0)
+    header += struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + bytes(108 - 56)
+    return b"BM" + struct.pack("<IHHI", 122 + len(pixels), 0, 0, 122) + header + pixels
+
+
 def png(pixels: np.ndarray, depth: int, colour: int, *chunks: tuple[bytes, bytes], rows: bytes | None = None) -> bytes:
     """Return a PNG of rows of whole bytes, with these chunks before its pixels."""
     height, width = pixels.shape[:2]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from imagecodecs import jpeg2k_encode, jpegls_encode
-from picture_files import TURNS, encoded, png, tiff
+from picture_files import TURNS, bitmap, encoded, png, tiff, tiff_of_strips
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -170,6 +170,11 @@ def _transparent(picture: Picture, generator: Generator) -> bytes:
     return encoded(np.dstack([hidden, hidden, hidden, alpha]), str(generator.choice(["PNG", "TIFF"])))
 
 
+def _tags(picture: Picture, **others: int | tuple[int, ...]) -> dict[str, int | tuple[int, ...]]:
+    height, width = picture.shape
+    return {"t256": width, "t257": height, "t258": 8, "t259": 1, "t262": 1, "t277": 1, "t278": height} | others
+
+
 PICTURES: dict[str, Encode] = {
     "png": lambda a, _: encoded(a, "PNG"),
     "png of 16 bits": lambda a, _: encoded(Image.fromarray(a.astype(np.uint16) * 257), "PNG"),
@@ -197,11 +202,20 @@ PICTURES: dict[str, Encode] = {
     "palette": _palette,
     "transparent": _transparent,
     "bmp": lambda a, _: encoded(a, "BMP"),
+    "bmp of four bytes": lambda a, _: bitmap(np.dstack([a] * 3), np.zeros_like(a)),
+    "tiff of planes": lambda a, _: tiff_of_strips(*[a.tobytes()] * 3, **_tags(a, t262=2, t277=3, t284=2)),
     "gif": lambda a, _: encoded(a, "GIF"),
     "webp": lambda a, _: encoded(np.dstack([a] * 3), "WEBP", lossless=True),
     "webp turned": _turned("WEBP", quality=95),
 }
 UNFIT: dict[str, Encode] = {
+    "planes of 16 bits": lambda a, _: tiff_of_strips(
+        *[(a.astype(np.uint16) * 257).tobytes()] * 3, **_tags(a, t258=(16,) * 3, t262=2, t277=3, t284=2)
+    ),
+    "compressed, signed, big-endian": lambda a, _: tiff_of_strips(
+        zlib.compress((a * 257.0 - 32_768).astype(">i2").tobytes()), order=">", **_tags(a, t258=16, t259=8, t339=2)
+    ),
+    "transparent as a whole": lambda a, _: encoded(np.dstack([a, a, a, np.zeros_like(a)]), "PNG"),
     "12 bits in 16": lambda a, _: encoded(Image.fromarray(a.astype(np.uint16) * 16), "PNG"),
     "floats": lambda a, _: tiff((a.astype(np.float32), {})),
     "pyramid without marks": lambda a, _: tiff((a, {}), (a[::2, ::2].copy(), {})),
@@ -244,6 +258,7 @@ NAMES: dict[str, Callable[[int], str]] = {
 GUESSES: dict[str, Callable[[int], str]] = {
     "words": lambda n: ("pre", "post", "control", "last")[n % 4] + "x" * (n // 4),
     "days first": lambda n: f"{28 - n:02}.{n + 1:02}.2026",
+    "decimals": lambda n: ("0.5", "0.25", "1.125", "1.5")[n % 4] + "0" * (n // 4),
 }
 SUFFIXES = (".png", ".jpg", ".jpeg", ".JPG", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jfif", ".jpe")
 BESIDE: dict[str, tuple[str, bytes]] = {
@@ -253,6 +268,9 @@ BESIDE: dict[str, tuple[str, bytes]] = {
     "format not read": ("99.heic", b"\0\0\0\x18ftypheic"),
     "volume": ("brain.nii.gz", b"\x1f\x8b"),
     "archive": ("more.zip", b"PK\3\4"),
+    "of a storage server": ("@eaDir/8.png/SYNO_THUMB.png", encoded(np.eye(9, dtype=np.uint8), "PNG")),
+    "mask": ("{}_mask.png", encoded(np.eye(9, dtype=np.uint8), "PNG")),
+    "no suffix": ("99", encoded(np.eye(9, dtype=np.uint8), "PNG")),
 }
 
 
@@ -277,7 +295,9 @@ def _write_images(made: Tree, generator: Generator, folder: Path, patient: str) 
     if generator.integers(6) == 0:
         kind = str(generator.choice(list(BESIDE)))
         name, content = BESIDE[kind]
-        (folder / name).write_bytes(content)
+        beside = folder / name.format(files[0].stem)
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(content)
         made.kinds.append(kind)
     made.kinds.append(style)
     return files

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from imagecodecs import jpeg8_encode
-from picture_files import TURNS, encoded, png, tiff, tiff_of_strips
+from picture_files import TURNS, bitmap, encoded, png, tiff, tiff_of_strips
 from PIL import Image
 
 from fedpp.errors import UnusableFileError
@@ -231,15 +231,6 @@ def test_a_transparent_value_is_black(tmp_path: Path):
     np.testing.assert_array_equal(frames(tmp_path, colour, colour=True)[0], shown)
     key = struct.pack(">HHH", 5, 6, 7)
     assert "16 bits" in refused(tmp_path, png(COLOURS.astype(">u2") * 257, 16, 2, (b"tRNS", key)))
-
-
-def bitmap(colours: np.ndarray, opacity: np.ndarray) -> bytes:
-    """Return a BMP of 32 bits whose header (BITMAPV4HEADER) has a mask of opacity."""
-    height, width = opacity.shape
-    pixels = np.dstack([colours[..., ::-1], opacity])[::-1].tobytes()
-    header = struct.pack("<IiiHHIIiiII", 108, width, height, 1, 32, 3, len(pixels), 0, 0, 0, 0)
-    header += struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + bytes(108 - 56)
-    return b"BM" + struct.pack("<IHHI", 122 + len(pixels), 0, 0, 122) + header + pixels
 
 
 def test_a_picture_that_is_transparent_as_a_whole(tmp_path: Path):
