@@ -15,7 +15,7 @@ import numpy as np
 from imagecodecs import jpeg8_decode, jpegls_decode
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_fragments, generate_frames, get_frame
+from pydicom.encaps import generate_fragments, generate_frames, get_frame, parse_basic_offsets
 from pydicom.pixels.decoders.base import Decoder, DecodeRunner, get_decoder
 from pydicom.pixels.processing import convert_color_space
 from pydicom.pixels.utils import get_expected_length
@@ -119,6 +119,10 @@ def stored_frame(image: Dataset, number: int) -> NDArray[Any]:
             raise ValueError("a stream has too many scans")
         if _is_signed(stream) and not image.get("PixelRepresentation"):
             raise TagError("its stream holds signed values, and PixelRepresentation says unsigned", Reason.DAMAGED)
+        if precision > _bits(image)[0]:
+            raise TagError("its stream holds values of more bits than BitsAllocated", Reason.DAMAGED)
+        if _is_mixed(stream) and str(image.PhotometricInterpretation).startswith("YBR_FULL"):
+            raise TagError("its stream and PhotometricInterpretation tell two kinds of colours", Reason.DAMAGED)
         lossy = lossy or (syntax == JPEG2000 and not _is_reversible(stream))
         options["planar_configuration"] = 0  # of what is decoded, whatever the tag says
     decoder = _decoder(syntax) if is_available(syntax) else get_decoder(syntax)
@@ -135,6 +139,8 @@ def frame_count(image: Dataset) -> int:
     syntax = image.file_meta.TransferSyntaxUID
     get_decoder(syntax)
     if syntax.is_encapsulated:
+        if (offsets := parse_basic_offsets(image.PixelData)) != sorted(set(offsets)):
+            raise ValueError("a table of offsets is not in the order of the frames")
         framed = sum(1 for _ in generate_frames(image.PixelData, **_framing(image)))
         starts = _starts_rle if syntax == RLELossless else _starts_stream
         return max(framed, sum(map(starts, generate_fragments(image.PixelData))))  # pydicom joins those of one frame
@@ -170,10 +176,22 @@ def _is_signed(stream: bytes) -> bool:
     return start >= 0 and not stream.startswith(b"\xff\xd8") and stream[start + 42] >= 0x80
 
 
+def _is_mixed(stream: bytes) -> bool:
+    """Return whether a JPEG 2000 has its components mixed, as red, green and blue are: ITU-T T.800, A.6.1."""
+    coding = _coding_style(stream)
+    return coding >= 0 and stream[coding + 8 : coding + 9] == b"\1"
+
+
 def _is_reversible(stream: bytes) -> bool:
     """Tell whether a JPEG 2000 uses the reversible wavelet: ITU-T T.800, A.6.1."""
-    coding = stream.find(b"\xff\x52", stream.find(_J2K_START))
+    coding = _coding_style(stream)
     return coding >= 0 and stream[coding + 13 : coding + 14] == b"\1"
+
+
+def _coding_style(stream: bytes) -> int:
+    """Return the place of a JPEG 2000's segment of its coding style, or -1: a JPEG has none."""
+    start = -1 if stream.startswith(b"\xff\xd8") else stream.find(_J2K_START)
+    return -1 if start < 0 else stream.find(b"\xff\x52", start)
 
 
 def _starts_stream(fragment: bytes) -> bool:

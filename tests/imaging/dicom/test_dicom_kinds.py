@@ -554,6 +554,46 @@ def test_a_signed_stream_of_unsigned_values_is_refused(read, signed: bool):
         assert "PixelRepresentation says unsigned" in str(refusal(read, image))
 
 
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1])
+def test_a_stream_of_more_bits_than_its_cells_is_refused(read, syntax: str):
+    """Values of 12 bits where the tags say 8 would be read without their highest bits."""
+    deep = ENCODERS[syntax](RAMP.astype(np.uint16))
+    eight = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
+    assert refusal(read, compressed(dicom_image(None, syntax, **eight), deep)).reason == Reason.DAMAGED
+    np.testing.assert_allclose(read(compressed(dicom_image(None, syntax), deep)), FULL)
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize("interpretation", ["RGB", "YBR_RCT", "YBR_FULL", "YBR_FULL_422"])
+def test_colours_of_jpeg_2000_are_those_of_both_or_refused(read, interpretation: str, mixed: bool):
+    """Components that the stream mixes are red, green and blue; a tag that says YBR of them is not believed."""
+    stored = as_ybr(RGB) if interpretation.startswith("YBR_FULL") and not mixed else RGB
+    stream = jpeg2k_encode(stored, codecformat="j2k", reversible=True, mct=mixed)
+    image = compressed(coloured(RGB, JPEG2000Lossless, PhotometricInterpretation=interpretation), stream)
+    if interpretation.startswith("YBR_FULL") and mixed:
+        assert "two kinds of colours" in str(refusal(read, image))
+    else:
+        np.testing.assert_allclose(read(image, colour=True), RGB / 255, atol=0 if stored is RGB else 2.5 / 255)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (0, 0, 1), (0, 1), (1, 1, 2)])
+def test_a_table_of_offsets_in_another_order_is_refused(tmp_path: Path, order: tuple[int, ...]):
+    """Frames are stored in their order: offsets that say another one are damaged."""
+    streams = [bytes(ENCODERS[JPEG2000Lossless]((RAMP // n).astype(np.uint16))) for n in (1, 2, 3)]
+    image = compressed(dicom_image(None, JPEG2000Lossless, NumberOfFrames=3), *streams)
+    places = np.frombuffer(image.PixelData[8:20], "<u4")
+    table = np.array([places[place] for place in order], "<u4").tobytes()
+    item = image.PixelData[:4] + len(table).to_bytes(4, "little")
+    image.PixelData = item + table + image.PixelData[20:]
+    ((sequence,), _, _) = read_dicom(saved(image, tmp_path / "a.dcm"))
+    if order == (0, 1, 2):
+        assert [round(float(frame.max()) * 4095) for frame in sequence.frames] == [RAMP.max() // n for n in (1, 2, 3)]
+    else:
+        with pytest.raises(UnusableFileError) as refused:
+            loaded([sequence])
+        assert refused.value.reason == Reason.DAMAGED
+
+
 def test_a_file_reads_as_it_was_made(tmp_path: Path):
     """The generator's plain image is its ramp, by pydicom and by us."""
     file = saved(dicom_image(), tmp_path / "plain.dcm")
