@@ -253,7 +253,7 @@ def test_unreadable_and_unlabelled_are_skipped_on_request(folder: Path, tmp_path
     assert "account.csv exists: choose another name" in error_of("ingest", raw, *keys(folder), *SMALL, *out)
     out = out[:2]
     only = site("ingest", raw, *keys(folder), *SMALL, *out, "--skip-unreadable", check=1).stderr
-    assert "7 files would be lost (6 without a patient, 1 image of a name" in only
+    assert "7 files would be lost (6 without a patient, 1 with another image's SOPInstanceUID)" in only
     limits = ("--skip-unreadable", "--max-lost", 7)
     done = site("ingest", raw, *keys(folder), *SMALL, *out, *limits, "--json")
     summary = json.loads(done.stdout)
@@ -377,7 +377,7 @@ def test_a_patient_of_the_table_whose_folder_is_gone_is_reported(folder: Path, t
     strict = site("survey", raw, "--strict", check=1)
     assert "issue no-image: 2 patients in labels.csv of whom no image was read; restore" in strict.stdout
     assert "(no-image)" in strict.stderr
-    noted = "note: labels.csv names 2 patients of whom no image was read: are their folders gone?"
+    noted = "note: labels.csv names 2 patients without an image that was read: are folders gone?"
     for number, options in enumerate([("--account", tmp_path / "account.csv"), ("--skip-unreadable",)]):
         done = site("ingest", raw, *keys(folder), "--out", tmp_path / str(number), *SMALL, *options)
         assert noted in done.stderr.splitlines()

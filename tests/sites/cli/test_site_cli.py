@@ -91,13 +91,11 @@ def test_visits_of_x_rays_are_predicted(folder: Path):
     expected = [labels[last] for labels in histories for last in range(len(labels) - 1, 0, -2)]
     assert sum(summary["sequences"].values()) == len(expected)
     assert summary["classes"] == {name: expected.count(name) for name in ("no Pleural Effusion", "Pleural Effusion")}
-    recognised, *account, note = done.stderr.splitlines()
+    recognised, *account = done.stderr.splitlines()  # keys are random: a small split may lack a class, and be noted
     assert recognised.startswith("CheXpert, by the header of its table")
     assert account[0].startswith("account: ")
-    assert note == (
-        "the negative class is 'no Pleural Effusion', positive is 'Pleural Effusion': --negative or --classes choose "
-        "another"
-    )
+    positive = "the negative class is 'no Pleural Effusion', positive is 'Pleural Effusion'"
+    assert account.count(f"{positive}: --negative or --classes choose another") == 1
     whole = site("ingest", raw, *keys(folder), "--out", folder / "edema", "--size", 8, "--target", "Edema", "--json")
     edema = [s.label for s in read_sequences(raw, "chexpert", Choices(target="Edema"))[0]]
     assert json.loads(whole.stdout)["classes"] == {name: edema.count(name) for name in ("no Edema", "Edema")}
