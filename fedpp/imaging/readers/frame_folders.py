@@ -4,7 +4,7 @@ A frame folder is named by `sequence`; its images are ordered by the numbers in 
 optional column `time` is for several folders of one sequence: folders `sequence/time`, in the order of time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
@@ -43,7 +43,9 @@ def read_frame_folders(folder: Path, refuse: Refuse = refuse) -> list[ImageSeque
     that returns.
     """
     sequences = []
-    for sequence, parts in _grouped(_rows(folder / INDEX)).items():
+    groups = _grouped(_rows(folder / INDEX))
+    _require_own_folders(folder, groups)
+    for sequence, parts in groups.items():
         named = naming(_only(parts[0].patient), refuse)
         by_part = [_images(folder, part, len(parts), named) for part in parts]
         frames = FrameFiles(frame_files([file for images in by_part for file in images], named))
@@ -90,6 +92,14 @@ def _grouped(rows: list[_Part]) -> dict[str, list[_Part]]:
             message = f"{INDEX} gives parts of one sequence no time, or one like 31.12.2026, lines {lines}"
             raise RawDataError(f"{message}: write all of its times like 2026-12-31")
     return {sequence: sorted(parts, key=lambda part: natural(part.time)) for sequence, parts in groups.items()}
+
+
+def _require_own_folders(root: Path, groups: Mapping[str, list[_Part]]) -> None:
+    """Raise `RawDataError` for two lines that name one folder in two ways, such as s1 and s1/."""
+    lines: dict[Path, int] = {}
+    for part, count in ((part, len(parts)) for parts in groups.values() for part in parts):
+        if (first := lines.setdefault(_folder(root, part, count), part.line)) != part.line:
+            raise RawDataError(f"{INDEX}, lines {first}, {part.line} name one folder: remove one of them")
 
 
 def _only(patient: str) -> Callable[[Path], str]:

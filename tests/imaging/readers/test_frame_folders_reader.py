@@ -80,6 +80,8 @@ def test_pixels_become_grey(tmp_path: Path, mode: str, pixel: object, grey: floa
         ("sequence,patient,label", ["s,,a"], "line 2: sequence and patient must not be empty"),
         ("sequence,patient,label", ["s,secret,a", "s,secret,b"], "more than one patient or label, lines 2, 3"),
         ("sequence,patient,label", ["secret,p,a", "secret,p,a"], "twice, lines 2, 3"),
+        ("sequence,patient,label", ["s,secret,a", "s/,secret,a"], "lines 2, 3 name one folder"),
+        ("sequence,patient,label", ["s,secret,a", "x/../s,q,a"], "lines 2, 3 name one folder"),
         ("sequence,patient,label,time", ["s,secret,a,1", "s,secret,a,2"], "line 2 names no folder below"),
         ("sequence,patient,label", ["empty,secret,a"], "empty holds no image"),
         ("sequence,patient,label", ["broken,secret,a"], "cannot read the image"),
