@@ -88,8 +88,9 @@ def file_inside(root: Path, name: str) -> Path | None:
     followed later: the folder's owner sets them, not the table.
     """
     plain = name.replace("\\", "/")
-    forms = (name, plain, normalize("NFC", plain), normalize("NFD", plain))
-    written = next((form for form in forms if os.path.lexists(root / form)), name)
+    forms = dict.fromkeys((name, plain, normalize("NFC", plain), normalize("NFD", plain)))
+    several = len(forms) > 1  # rarely: tables have hundreds of thousands of rows
+    written = next((form for form in forms if several and os.path.lexists(root / form)), name)
     relative = Path(os.path.relpath(root / written, root))
     return None if relative.parts[:1] == (os.pardir,) else root / relative
 

@@ -13,6 +13,7 @@ from fedpp.imaging.reasons import Doubt, Reason
 from fedpp.imaging.sequence import FrameFile, Refuse
 
 _MASKS = re.compile("(?:ground[ _-]?truth|mask|segmentation|annotation|label)s?", re.IGNORECASE)  # folders
+_HINT = re.compile("mask|seg|truth|annotation|label", re.IGNORECASE)  # what may be a mask
 _MASK = re.compile(r"(.+?)[ _-](?:mask|seg|segmentation)(?:[ _-]?[0-9]+)?", re.IGNORECASE)
 
 
@@ -37,6 +38,9 @@ def images_among(files: Iterable[Path], refuse: Refuse) -> list[Path]:
 
 def _masks(images: Iterable[Path]) -> set[Path]:
     """Return those of the images that are masks of others."""
+    images = list(images)
+    if not any(_HINT.search(str(image)) for image in images):  # of hundreds of thousands, mostly
+        return set()
     stems = {image: image.with_suffix("") for image in images}
     levels = {level for stem in stems.values() for level in _mask_levels(stem)}
     beside = {
