@@ -76,6 +76,15 @@ def _labelled_dicom(root: Path, patients: int, seed: int) -> Tree:
     return tree
 
 
+def _breakhis(root: Path, patients: int, seed: int) -> Tree:
+    tree = Tree(root, np.random.default_rng(seed))
+    for slide in tree.numbers(patients, 900):
+        kind, label = (("B_TA", "benign"), ("M_DC", "malignant"))[slide % 2]
+        for number in sorted(tree.numbers(1 + seed % 4, 30)):
+            tree.image(f"{label}/SOB_{kind}-14-{slide}AB-40-{number:03}.png", f"14-{slide}AB", label)
+    return tree
+
+
 def _people(tree: Tree, patients: int) -> list[str]:
     return tree.random.permutation(["P1", "p-2", "00003", "Jos\u00e9", "P 5", "x.y", "7"])[:patients].tolist()
 
@@ -88,6 +97,7 @@ LAYOUTS: dict[str, Callable[[Path, int, int], Tree]] = {
     "manifest": _manifest,
     "frames": _frames,
     "dicom": _labelled_dicom,
+    "breakhis": _breakhis,
 }
 
 # --- damage of tables: of one of a tree's
@@ -219,7 +229,7 @@ def tree(root: Path, number: int) -> tuple[Tree, list[str]]:
         made = LAYOUTS[layout](root, int(generator.integers(2, 6)), number)
     kinds = [layout]
     for damage in (TABLES, FILES):
-        if generator.integers(5) < 3 and (damage is FILES or layout != "class-folders"):
+        if generator.integers(5) < 3 and (damage is FILES or layout not in {"class-folders", "breakhis"}):
             kinds.append(str(generator.choice(list(damage))))
             damage[kinds[-1]](made)
     return made, kinds
