@@ -80,7 +80,7 @@ def read_class_folders(root: Path, refuse: Refuse = refuse) -> tuple[list[ImageS
         raise RawDataError(f"{root} holds no image")
     if levels is None:
         raise RawDataError(f"{root} has no folder for each class with all images in them: write a manifest.csv")
-    images = [_image(root, levels, file) for file in files]
+    images = _images(root, levels, files)
     names = {image.label for image in images}
     if len(set(map(look_alike, names))) < len(names):
         raise RawDataError(
@@ -104,7 +104,7 @@ def require_patients(root: Path, files: Iterable[Path]) -> None:
     """Raise `RawDataError` if the names in folders of classes do not tell the patient of each image."""
     files = list(files)
     levels = _levels(_parts(root, files), known=True)
-    alone = sum(_image(root, levels, file).alone for file in files) if levels else 0
+    alone = sum(image.alone for image in _images(root, levels, files)) if levels else 0
     if alone:
         raise RawDataError(
             f"{root} looks like folders of classes, but {alone} of {len(files)} images name no patient: if no two "
@@ -152,6 +152,18 @@ def is_class(name: str) -> bool:
     """Return whether a folder's name is that of a known class."""
     words = _COVID.sub("covid ", normalize("NFC", name.lower()))
     return not re.search("[0-9]", words) and not WORDS.isdisjoint(re.findall(r"[^\W\d_]+", words))
+
+
+def _images(root: Path, levels: _Levels, files: Iterable[Path]) -> list[_Image]:
+    """Return the images; raise `RawDataError` where folders below the classes may be patients, or may not."""
+    images = [_image(root, levels, file) for file in files]
+    below = all(len(part) > levels.label + 1 for part in _parts(root, (image.file for image in images)))
+    if levels.patient is None and below and any(image.alone for image in images):
+        raise RawDataError(
+            f"{root} has folders below those of classes whose names have no number, so they may be patients or not: "
+            "write a manifest.csv"
+        )
+    return images
 
 
 def _image(root: Path, levels: _Levels, file: Path) -> _Image:

@@ -76,6 +76,7 @@ def many(*folders: str, count: int = 30) -> list[str]:
 REFUSED = {
     "no patients": (many("benign", "malignant", count=2), "4 of 4 images name no patient: if no two"),
     "some patients": (["benign/patient1.png", "malignant/9.png"], "1 of 2 images name no patient"),
+    "names below classes": (["benign/Meier/1.png", "malignant/Meier/2.png"], "have no number, so they may be patients"),
     "an unknown class": (["benign/pt1.png", "Meier/pt2.png"], "looks like classes, though not all"),
     "one class": (["malignant/pt1.png"], "looks like classes, though not all"),
     "numbers of classes": (["0/pt1.png", "1/pt2.png"], "looks like classes, though not all"),
