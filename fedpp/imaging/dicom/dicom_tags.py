@@ -34,6 +34,12 @@ def numbers(data: Dataset, keyword: str) -> tuple[float | None, ...]:
         raise TagError(f"{keyword} is no finite number") from None
 
 
+def text(data: Dataset, keyword: str) -> str:
+    """Return a tag's text without blanks around it, "" without the tag; several values as they are stored."""
+    value = data.get(keyword)
+    return "\\".join(map(str, value)).strip() if isinstance(value, MultiValue) else str(value or "").strip()
+
+
 def first_number(data: Dataset, keyword: str) -> float | None:
     """Return a tag's first number, None if it has none; raise `TagError` for what is no number."""
     return next(iter(numbers(data, keyword)), None)

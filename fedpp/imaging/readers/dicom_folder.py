@@ -23,7 +23,7 @@ from fedpp.imaging.dicom.dicom_codecs import frame_count, stored_frame
 from fedpp.imaging.dicom.dicom_file import DAMAGE, frames_announced, is_dicom_content, opened, quiet, require_syntax
 from fedpp.imaging.dicom.dicom_order import LIFETIME, Place, day_of, frame_order, in_order, place_of
 from fedpp.imaging.dicom.dicom_pixels import display_frame
-from fedpp.imaging.dicom.dicom_tags import TagError
+from fedpp.imaging.dicom.dicom_tags import TagError, text
 from fedpp.imaging.readers.folders import files_below
 from fedpp.imaging.readers.patient_labels import labelled
 from fedpp.imaging.reasons import Doubt, Reason
@@ -170,7 +170,7 @@ def _image(file: Path, *, single: bool = False) -> _Image:
     image = opened(file)
     try:
         _check_picture(image, file)
-        patient = str(image.get("PatientID") or "").strip()
+        patient = text(image, "PatientID")
         if not patient and not single:
             message = f"{file} names no patient (PatientID), so no split by patient is safe: add it"
             raise UnusableFileError(message, Reason.NO_PATIENT)

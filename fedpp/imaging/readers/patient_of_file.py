@@ -8,6 +8,7 @@ from pathlib import Path
 import pydicom
 
 from fedpp.imaging.dicom.dicom_file import DAMAGE, quiet
+from fedpp.imaging.dicom.dicom_tags import text
 from fedpp.imaging.readers import breakhis, chexpert, class_folders, mimic_cxr, nih_chestxray14
 from fedpp.imaging.tables import is_file, is_folder
 
@@ -47,7 +48,7 @@ def _tag(_: Path, path: Path) -> str:
     with quiet(), suppress(*DAMAGE):  # also for what may not be opened
         if path.is_file():
             tags = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=["PatientID"])
-            return str(tags.get("PatientID") or "").strip()
+            return text(tags, "PatientID")
     return ""
 
 

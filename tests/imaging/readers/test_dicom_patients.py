@@ -237,6 +237,14 @@ def test_images_are_in_the_order_in_which_they_were_taken(kind: str, tmp_path: P
     assert sequence.times == (None if days is None else pytest.approx(days))
 
 
+@pytest.mark.parametrize("identifier", ["P1", " P1 ", "P\\1", "\u00fc 1", "0"])
+def test_a_patient_is_the_text_of_the_tag(identifier: str, tmp_path: Path):
+    """Also with a backslash, which DICOM takes for two values; labels.csv has it as it is written."""
+    write(tmp_path / "a.dcm", PatientID=identifier, SpecificCharacterSet="ISO_IR 192")
+    (tmp_path / "labels.csv").write_text(f"patient,label\n{identifier},ill\n")
+    assert (only(tmp_path).patient, only(tmp_path).label) == (identifier.strip(), "ill")
+
+
 @pytest.mark.parametrize("keyword", ["FloatPixelData", "DoubleFloatPixelData"])
 def test_pixels_of_floating_point_numbers_are_named(keyword: str, tmp_path: Path):
     """They are not called missing."""
