@@ -423,7 +423,7 @@ def test_two_rounds_equal_the_simulation(
         "card": deployment.card().read_text(),
         "out": str(out),
         "sites": 2,
-        "wait-seconds": 120.0,
+        "wait-seconds": 600.0,
         "round-seconds": 120.0,
         "secure-aggregation": False,
         "initial-model": str(initial),
