@@ -225,11 +225,10 @@ def _on_full_disk(trial: Trial, room: Path, **changes: float) -> Run:
 
 
 def poison(trial: Trial) -> Iterator[Row]:
-    """One of four sites sends forged updates: in clear it is excluded; masked, the run ends, and names it."""
+    """One of four sites sends forged updates: in clear it is excluded; masked, the run pauses, and names it."""
     trial.cluster.programs[f"node {trial.victim}"].end()
     yield from _in_clear(trial)
     for forgery in MASKED_FORGERIES:
-        forge(trial, forgery)
         yield _masked(trial, forgery)
     trial.cluster.programs[f"node {trial.victim}"].end()
 
@@ -259,11 +258,15 @@ def _in_clear(trial: Trial) -> Iterator[Row]:
 
 
 def _masked(trial: Trial, forgery: str) -> Row:
-    changes = {"rounds": 2, "sites": 4, "round-seconds": 60.0, "wait-seconds": 10.0}
-    run = trial.cluster.run({**trial.settings, **changes})
+    """Return what a forgery does to a masked run, and whether it ends undisturbed once the site is honest again."""
+    forge(trial, forgery)
+    run = trial.cluster.run({**trial.settings, "round-seconds": 60.0, "wait-seconds": 10.0})
     status, log = run.end(), run.program.log_text()
     named = next((line for line in log.splitlines() if f"still missing is {trial.victim} (" in line), "")
-    return row(f"masked: {forgery}", status == 1 and bool(named), named=named or log[-300:])
+    trial.cluster.connect_node(trial.victim)
+    resumed = trial.cluster.run({"wait-seconds": 600.0}, out=run.out, resume=True)
+    same = resumed.end() == 0 and trial.is_undisturbed(resumed)
+    return row(f"masked: {forgery}", status == 1 and bool(named) and same, named=named or log[-300:], same_weights=same)
 
 
 CASES: Mapping[str, Callable[[Trial], Iterator[Row]]] = {

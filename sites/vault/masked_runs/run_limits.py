@@ -190,7 +190,10 @@ def _require_room(of: RunSite, contract: RunContract, limits: RunLimits) -> None
             f"this vault accepted {today} contracts within a day, and accepts {MAX_ACCEPTED} at most: wait"
         )
     if len(unfinished) >= MAX_UNFINISHED:
-        raise VaultError(f"this vault has {len(unfinished)} unfinished runs, and has {MAX_UNFINISHED} at most: end one")
+        raise VaultError(
+            f"this vault has {len(unfinished)} unfinished runs, and has {MAX_UNFINISHED} at most: resume one until it "
+            "ends, or wait until its contract expires"
+        )
     same = of.journal.rows("contracts", "ended", nonce=contract.nonce, revision=contract.revision)
     if any(ended != ABANDONED for (ended,) in same):
         raise FederationError("this vault has accepted another contract of that nonce: draw a new one")
